@@ -1,0 +1,759 @@
+"""The loop of one worker: events in, the core decides, effects out in order.
+
+Everything that the core asks for is done here, and everything that happens is told
+to it from here, in one asyncio thread; the store has a thread of its own.
+"""
+
+import asyncio
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import grpc
+import structlog
+from bettong_engine.core import effects as core_effects
+from bettong_engine.core.coordinator import (
+    ApplicationFinished,
+    Coordinator,
+    CoordinatorState,
+    Drained,
+    ReadRecord,
+    Record,
+    Send,
+    StateChanged,
+    StepDown,
+    Transact,
+)
+from bettong_engine.core.coordinator import Effect as CoordinatorEffect
+from bettong_engine.core.dataflow import Grant, ToStage
+from bettong_engine.core.effects import Effect, EpochReport
+from bettong_engine.core.handshake import Doorkeeper, Ticket
+from bettong_engine.core.ids import Epoch, Generation, Incarnation, InstanceId, WorkerId
+from bettong_engine.core.messages import Cause
+from bettong_engine.core.registration import Consent
+from bettong_engine.core.topology import Topology
+from bettong_engine.core.worker import Worker, WorkerPorts
+from bettong_engine.errors import BettongError, ProtocolError
+from bettong_engine.net import translate
+from bettong_engine.net.delta_codec import encode_delta
+from bettong_engine.net.link import Link
+from bettong_engine.net.plugin_host import PluginHost, Session
+from bettong_engine.net.records import check_records, make_dead_letter, split_records
+from bettong_engine.net.settings import SERVER_OPTIONS
+from bettong_engine.runtime.clock import Clock
+from bettong_engine.runtime.compaction import Compaction
+from bettong_engine.runtime.meter import Meter
+from bettong_engine.runtime.options import EngineOptions
+from bettong_engine.runtime.startup import Application, create_or_load
+from bettong_engine.runtime.store_task import EngineStore, Outcome, StoreTask
+from bettong_engine.runtime.supervisor import ManagedPlugin, Supervisor
+from bettong_proto.plugin.v1 import (
+    compute_pb2,
+    control_pb2,
+    error_pb2,
+    sink_pb2,
+    source_pb2,
+)
+
+log = structlog.get_logger()
+
+WORKER = WorkerId("worker-1")
+SHUTDOWN_TIMEOUT_S = 10.0
+DRAIN_TIMEOUT_S = 10.0
+
+
+class Ending(Enum):
+    """Why an engine stopped running."""
+
+    FINISHED = "finished"
+    DRAINED = "drained"
+    PAUSED = "paused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEnd:
+    """How it ended, and for PAUSED and FAILED why."""
+
+    ending: Ending
+    cause: Cause | None = None
+
+
+class Engine:
+    """One worker with its coordinator, serving plugins."""
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        open_store: Callable[[str], EngineStore],
+        *,
+        on_line: Callable[[str, str, str], None],
+        on_loaded: Callable[[Application], None],
+    ) -> None:
+        self.options = options
+        self.clock = Clock()
+        self.meter = Meter()
+        self.worker: Worker | None = None
+        self.coordinator: Coordinator | None = None
+        self.store_trouble: str | None = None
+        self.doorkeeper = Doorkeeper()
+        for token in options.tokens:
+            self.doorkeeper.issue(Ticket(token.encode(), "", (), False))
+        self.cluster_id = secrets.token_bytes(16)
+        self.host = PluginHost(
+            self.doorkeeper, self, self.cluster_id, options.host
+        )
+        self.supervisor = Supervisor(
+            options.listen,
+            self.doorkeeper,
+            on_crash_loop=self._on_crash_loop,
+            on_line=on_line,
+        )
+        self.links: dict[InstanceId, Link] = {}
+        self.application: Application | None = None
+        self.started_ms = self.clock.now_ms()
+        self._open_store = open_store
+        self._on_loaded = on_loaded
+        self._store_task: StoreTask | None = None
+        self._compaction: Compaction | None = None
+        self._creation = asyncio.Lock()
+        self._instances = 0
+        self._epoch_cpu_us = 0
+        self._last_epoch_cpu_us = 0
+        self._server: grpc.aio.Server | None = None
+        self._ended: asyncio.Future[EngineEnd] = asyncio.get_running_loop().create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._queue: deque[Effect | CoordinatorEffect] = deque()
+        self._is_performing = False
+        self._is_stopping = False
+
+    # Life.
+
+    async def serve(self, handlers: Sequence[grpc.GenericRpcHandler] = ()) -> None:
+        """Listen for plugins, and start those that are managed."""
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server.add_generic_rpc_handlers((self.host, *handlers))
+        listen = self.options.listen
+        path = listen.removeprefix("unix:")
+        if path != listen:
+            old_mask = os.umask(0o177)
+            try:
+                server.add_insecure_port(listen)
+            finally:
+                os.umask(old_mask)
+        else:
+            server.add_insecure_port(listen)
+        await server.start()
+        self._server = server
+        log.info("engine_started", listen=listen)
+        for spec in self.options.plugins:
+            self.supervisor.start(spec)
+
+    async def wait(self) -> EngineEnd:
+        """Return when the application has finished, or was stopped."""
+        return await asyncio.shield(self._ended)
+
+    def request_drain(self) -> None:
+        """Commit what there is, then stop."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        if self.coordinator is None:
+            self._end(EngineEnd(Ending.DRAINED))
+            return
+        log.info("drain_started")
+        asyncio.get_running_loop().call_later(
+            DRAIN_TIMEOUT_S, self._end, EngineEnd(Ending.DRAINED)
+        )
+        self._perform(self.coordinator.on_drain(self.clock.now_ms()))
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self.supervisor.resume()
+        if self.coordinator is not None:
+            self._perform(self.coordinator.on_resume())
+
+    async def stop(self) -> None:
+        """End plugins, server and store, in this order."""
+        for session in list(self.host.sessions.values()):
+            self._shut_down(session, "the engine stops")
+        await self.supervisor.wait_ended(SHUTDOWN_TIMEOUT_S)
+        await self.supervisor.stop()
+        if self._server is not None:
+            await self._server.stop(1.0)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._store_task is not None:
+            await self._store_task.close()
+
+    def _shut_down(self, session: Session, reason: str) -> None:
+        shutdown = control_pb2.Shutdown(
+            deadline_ms=int(SHUTDOWN_TIMEOUT_S * 1000), reason=reason
+        )
+        session.outgoing.put_nowait(control_pb2.ControlResponse(shutdown=shutdown))
+
+    def _end(self, end: EngineEnd) -> None:
+        if not self._ended.done():
+            self._ended.set_result(end)
+
+    # Sessions.
+
+    async def on_session(self, session: Session) -> None:
+        """Log that a plugin was admitted."""
+        log.info(
+            "plugin_admitted",
+            plugin=session.name,
+            pid=session.hello.pid,
+            sdk=session.hello.sdk,
+        )
+
+    async def on_registered(
+        self, session: Session, request: control_pb2.RegisterApplication
+    ) -> None:
+        """Create or load the application, or check that it is the same one."""
+        topology = translate.topology_of(request.application)
+        async with self._creation:
+            if self.application is None:
+                consent = Consent.of(
+                    (*self.options.drop, *request.drop),
+                    (*self.options.rename, *request.rename),
+                )
+                body = request.application.SerializeToString(deterministic=True)
+                await self._create(topology, body, consent)
+                return
+        if topology != self.application.topology:
+            raise ProtocolError(
+                "APPLICATION_CHANGED",
+                f"{session.name} registers application {topology.name!r} otherwise than"
+                " the plugin before it: all plugins of an application run one version",
+            )
+
+    async def _create(self, topology: Topology, body: bytes, consent: Consent) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            store = await loop.run_in_executor(None, self._open_store, topology.name)
+            application = await loop.run_in_executor(
+                None,
+                create_or_load,
+                store,
+                topology,
+                body,
+                consent,
+                self.options.durability,
+            )
+        except BettongError as error:
+            cause = Cause(error.code, str(error))
+            self._end(EngineEnd(Ending.FAILED, cause))
+            raise
+        self.application = application
+        self._store_task = StoreTask(
+            store,
+            self._on_outcome,
+            self._on_unknown,
+            self._on_record,
+            self._on_trouble,
+            self._on_fatal,
+        )
+        self._compaction = Compaction(self._store_task, application.partitions)
+        self.worker = Worker(
+            WORKER,
+            Incarnation(secrets.token_bytes(16)),
+            topology,
+            history=application.history,
+            partitions=application.partitions,
+            limits=self.options.worker,
+            ports=WorkerPorts(
+                encode_delta, split_records, check_records, make_dead_letter
+            ),
+        )
+        self.coordinator = Coordinator(
+            application.term,
+            application.record,
+            (WORKER,),
+            limits=self.options.coordinator,
+        )
+        log.info(
+            "application_loaded",
+            application=topology.name,
+            epoch=application.record.commit.epoch,
+            keys=sum(p.key_count() for p in application.partitions),
+        )
+        self._on_loaded(application)
+        self._perform(self.coordinator.on_start())
+        if self._is_stopping:
+            self._perform(self.coordinator.on_drain(self.clock.now_ms()))
+
+    def on_session_ended(self, session: Session, cause: Cause) -> None:
+        """Log the end of a session; its data streams end by themselves."""
+        if self._ended.done():
+            return
+        log.warning(
+            "plugin_gone", plugin=session.name, code=cause.code, why=cause.message
+        )
+        if cause.code in ("PLUGIN_SILENT", "BATCH_TIMEOUT"):
+            self.supervisor.kill(session.ticket.plugin, cause)
+
+    def on_plugin_error(self, session: Session, error: error_pb2.Error) -> None:
+        """Apply the class of what a plugin reports about itself."""
+        cause = translate.cause_of(error)
+        log.error("plugin_error", plugin=session.name, code=cause.code, why=cause.message)
+        if error.error_class not in (
+            error_pb2.ERROR_CLASS_UNSPECIFIED,
+            error_pb2.ERROR_CLASS_RETRYABLE,
+        ):
+            self._pause(cause)
+
+    def on_drained(self, session: Session) -> None:
+        """Let a plugin go that wants to leave; what it half did is undone."""
+        self._shut_down(session, "it asked to leave")
+
+    def on_plugin_logs(self, session: Session, logs: control_pb2.LogBatch) -> None:
+        """Write a plugin's log lines into the engine's log."""
+        for entry in logs.entries:
+            _log_entry(session.name, entry)
+        if logs.dropped:
+            log.warning("plugin_logs_dropped", plugin=session.name, count=logs.dropped)
+
+    # Data streams.
+
+    def new_instance(self) -> InstanceId:
+        """Return a number that no data stream had before."""
+        self._instances += 1
+        return InstanceId(self._instances)
+
+    def on_attached(self, session: Session, link: Link, attach: Any) -> None:
+        """Offer the role of a data stream to the core."""
+        if self.worker is None:
+            raise ProtocolError(
+                "UNKNOWN_NAME", "a role is attached before an application is registered"
+            )
+        self.links[link.instance] = link
+        log.info("role_attached", plugin=session.name, role=link.role, name=link.name)
+        worker = self.worker
+        if link.role == "compute":
+            effects = worker.on_compute_attached(link.instance, list(attach.stages))
+        elif link.role == "source":
+            is_local = attach.kind == 2
+            effects = worker.on_source_attached(
+                link.instance, attach.source, is_local=is_local
+            )
+        else:
+            effects = worker.on_sink_attached(link.instance, attach.sink)
+        self._perform(effects)
+
+    def on_detached(self, session: Session, link: Link, cause: Cause) -> None:
+        """Tell the core that a role is gone."""
+        if self.links.pop(link.instance, None) is None or self.worker is None:
+            return
+        if not self._ended.done():
+            self._perform(self.worker.on_lost(link.instance, cause))
+
+    def on_source(self, link: Link, request: source_pb2.SourceRequest) -> None:
+        """Give the core what a source says."""
+        worker = self._worker()
+        match request.WhichOneof("message"):
+            case "frame":
+                frame = request.frame
+                self._tick()
+                self._perform(
+                    worker.on_frame(
+                        link.instance,
+                        Generation(frame.generation),
+                        translate.frame_of(frame),
+                    )
+                )
+            case "streams_found":
+                found = request.streams_found
+                self._perform(
+                    worker.on_streams_found(
+                        link.instance, found.streams, is_complete=found.complete
+                    )
+                )
+            case "error":
+                self._on_source_error(link, request.error)
+            case "reset_done" | "stream_opened":
+                pass
+            case other:
+                raise ProtocolError("UNSUPPORTED", f"source message {other!r}")
+
+    def on_compute(self, link: Link, request: compute_pb2.ComputeRequest) -> None:
+        """Give the core what a computation says."""
+        worker = self._worker()
+        for consumed in request.consumed:
+            self._perform(
+                worker.on_consumed(
+                    link.instance, consumed.channel, consumed.records, consumed.bytes
+                )
+            )
+        match request.WhichOneof("message"):
+            case "output":
+                output = request.output
+                self._perform(
+                    worker.on_stage_output(
+                        link.instance,
+                        Generation(output.generation),
+                        output.stage,
+                        translate.batch_of(output.batch),
+                    )
+                )
+            case "delta":
+                delta = request.delta
+                self._perform(
+                    worker.on_delta(
+                        link.instance,
+                        Generation(delta.generation),
+                        Epoch(delta.epoch),
+                        delta.stage,
+                        translate.delta_parts(delta),
+                    )
+                )
+            case "barrier_ack":
+                ack = request.barrier_ack
+                begun = time.thread_time_ns()
+                self._perform(
+                    worker.on_barrier_ack(
+                        link.instance,
+                        Generation(ack.generation),
+                        Epoch(ack.epoch),
+                        ack.stage,
+                        ack.flush_cpu_us,
+                    )
+                )
+                self._epoch_cpu_us += (time.thread_time_ns() - begun) // 1000
+            case "state_get":
+                get = request.state_get
+                states = get.states or [0] * len(get.keys)
+                entries = get.entries or [b""] * len(get.keys)
+                if not len(states) == len(entries) == len(get.keys):
+                    raise ProtocolError("PROTOCOL", "columns of a StateGet do not fit")
+                self._perform(
+                    worker.on_state_get(
+                        link.instance,
+                        Generation(get.generation),
+                        get.request,
+                        get.stage,
+                        list(zip(states, get.keys, entries, strict=True)),
+                        all_entries=get.all_entries,
+                    )
+                )
+            case "reset_done":
+                generation = Generation(request.reset_done.generation)
+                self._perform(worker.on_compute_reset(link.instance, generation))
+            case "error":
+                if request.error.generation == worker.generation:
+                    self._pause(translate.cause_of(request.error.error))
+            case None:
+                pass
+            case other:
+                raise ProtocolError("UNSUPPORTED", f"compute message {other!r}")
+
+    def on_sink(self, link: Link, request: sink_pb2.SinkRequest) -> None:
+        """Give the core what a sink says."""
+        worker = self._worker()
+        self._tick()
+        match request.WhichOneof("message"):
+            case "opened":
+                opened = request.opened
+                effects = worker.on_sink_opened(
+                    link.instance,
+                    opened.partition,
+                    Generation(opened.generation),
+                    translate.position_of(opened),
+                )
+            case "progress":
+                progress = request.progress
+                effects = worker.on_progress(
+                    link.instance,
+                    progress.partition,
+                    Generation(progress.generation),
+                    progress.sequence,
+                )
+            case "refused":
+                refused = request.refused
+                effects = worker.on_refused(
+                    link.instance,
+                    refused.partition,
+                    Generation(refused.generation),
+                    refused.sequence,
+                    translate.cause_of(refused.error),
+                )
+            case "error":
+                error = request.error
+                cause = translate.cause_of(error.error)
+                log.warning("sink_in_trouble", sink=link.name, why=cause.message)
+                effects = worker.on_sink_error(
+                    link.instance,
+                    error.partition,
+                    Generation(error.generation),
+                    cause,
+                    is_retryable=_is_retryable(error.error),
+                )
+            case "closed":
+                effects = []
+            case other:
+                raise ProtocolError("UNSUPPORTED", f"sink message {other!r}")
+        self._perform(effects)
+
+    def _on_source_error(self, link: Link, error: error_pb2.Error) -> None:
+        cause = translate.cause_of(error)
+        log.warning("source_in_trouble", source=link.name, why=cause.message)
+        if not _is_retryable(error):
+            self._pause(cause)
+
+    def _worker(self) -> Worker:
+        assert self.worker is not None, "roles attach after the registration"
+        return self.worker
+
+    # The store.
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        assert self.coordinator is not None
+        self._last_epoch_cpu_us = outcome.cpu_us + self._epoch_cpu_us
+        self._epoch_cpu_us = 0
+        if outcome.revisions is None:
+            self._perform(self.coordinator.on_conflict(outcome.token))
+            return
+        now_ms = self.clock.now_ms()
+        self._perform(
+            self.coordinator.on_applied(outcome.token, outcome.revisions, now_ms)
+        )
+
+    def _on_unknown(self, token: int) -> None:
+        assert self.coordinator is not None
+        self._perform(self.coordinator.on_unknown(token))
+
+    def _on_record(self, token: int, record: Record) -> None:
+        assert self.coordinator is not None
+        self._perform(self.coordinator.on_record(token, record, self.clock.now_ms()))
+
+    def _on_trouble(self, why: str | None) -> None:
+        self.store_trouble = why
+
+    def _on_fatal(self, error: BaseException) -> None:
+        code = error.code if isinstance(error, BettongError) else "STORE_CORRUPT"
+        self._end(EngineEnd(Ending.FAILED, Cause(code, f"the store failed: {error}")))
+
+    # Trouble.
+
+    def _on_crash_loop(self, plugin: ManagedPlugin, cause: Cause) -> None:
+        log.error("plugin_crash_loop", plugin=plugin.spec.name, why=cause.message)
+        self._pause(cause)
+
+    def _pause(self, cause: Cause) -> None:
+        if self.coordinator is None:
+            if not self.options.is_finite:
+                return
+            self._end(EngineEnd(Ending.PAUSED, cause))
+            return
+        self._perform(self.coordinator.on_pause(cause))
+
+    # Effects.
+
+    def _tick(self) -> None:
+        """Let the worker know the time, before an event that depends on it."""
+        if self.worker is not None:
+            self._queue.extend(self.worker.on_tick(self.clock.now_ms()))
+
+    def _perform(self, found: Sequence[Effect] | Sequence[CoordinatorEffect]) -> None:
+        """Do what the core asks for, and what follows from that, in order."""
+        self._queue.extend(found)
+        if self._is_performing:
+            return
+        self._is_performing = True
+        try:
+            while self._queue:
+                self._do(self._queue.popleft())
+        finally:
+            self._is_performing = False
+        self._schedule()
+
+    def _do(self, effect: Effect | CoordinatorEffect) -> None:
+        worker, coordinator = self.worker, self.coordinator
+        assert worker is not None and coordinator is not None
+        flow = self.options.worker.flow
+        match effect:
+            case ToStage():
+                self._send(
+                    effect.instance, translate.stage_input(effect, worker.generation)
+                )
+            case Grant():
+                self._grant(effect)
+            case core_effects.ToSinkPlugin():
+                message = effect.message
+                self._send(
+                    message.instance,
+                    translate.sink_response(
+                        message, worker.history, worker.committed_epoch
+                    ),
+                )
+            case core_effects.SendBarrier():
+                self._send(effect.instance, translate.barrier(effect))
+            case core_effects.SendTimers():
+                for message_part in translate.timers_due(effect):
+                    self._send(effect.instance, message_part)
+            case core_effects.SendRows():
+                for values in translate.state_values(effect):
+                    self._send(effect.instance, values)
+            case core_effects.StoreDeltas():
+                assert self._store_task is not None and self._compaction is not None
+                self._store_task.append(effect.epoch, effect.deltas)
+                self._compaction.on_stored(effect.deltas)
+                self._queue.extend(
+                    worker.on_stored(
+                        effect.generation, effect.epoch, self._last_epoch_cpu_us
+                    )
+                )
+            case core_effects.Tell():
+                now_ms = self.clock.now_ms()
+                self._queue.extend(coordinator.on_message(effect.message, now_ms))
+            case Send():
+                self._queue.extend(worker.on_coordinator(effect.message))
+            case Transact():
+                assert self._store_task is not None
+                self._store_task.transact(effect)
+            case ReadRecord():
+                assert self._store_task is not None
+                self._store_task.read(effect.token)
+            case core_effects.TruncateStore():
+                assert self._store_task is not None
+                self._store_task.truncate_after(effect.epoch)
+            case EpochReport():
+                self._on_epoch(effect)
+            case core_effects.NotifyCommitted():
+                self._send(effect.instance, translate.committed(effect))
+            case core_effects.HoldSource():
+                self._send(effect.instance, translate.hold(effect))
+            case core_effects.OpenStream():
+                self._send(effect.instance, translate.open_stream(effect))
+            case core_effects.ResetSource():
+                self._send(
+                    effect.instance,
+                    translate.reset_source(
+                        effect, flow.credit_records, flow.credit_bytes
+                    ),
+                )
+            case core_effects.ResetCompute():
+                self._send(
+                    effect.instance,
+                    translate.reset_compute(
+                        effect, flow.credit_records, flow.credit_bytes
+                    ),
+                )
+            case core_effects.DropInstance():
+                self._drop(effect)
+            case StateChanged():
+                self._on_state(effect)
+            case ApplicationFinished():
+                self._end(EngineEnd(Ending.FINISHED))
+            case Drained():
+                if self._is_stopping:
+                    self._end(EngineEnd(Ending.DRAINED))
+            case StepDown():
+                cause = Cause("FENCED", "another engine has taken over this application")
+                self._end(EngineEnd(Ending.FAILED, cause))
+
+    def _send(self, instance: InstanceId, message: Any) -> None:
+        link = self.links.get(instance)
+        if link is not None:
+            link.send(message)
+
+    def _grant(self, grant: Grant) -> None:
+        instance = grant.instance
+        if instance is None:
+            assert self.worker is not None
+            session = self.worker.sessions.sources.get(grant.source)
+            if session is None:
+                return
+            instance = session.instance
+        link = self.links.get(instance)
+        if link is not None:
+            link.grant(grant)
+
+    def _drop(self, effect: core_effects.DropInstance) -> None:
+        link = self.links.get(effect.instance)
+        if link is None:
+            return
+        session = self.host.sessions.get(link.session_id)
+        if session is not None:
+            self.host.drop(session, effect.cause)
+
+    def _on_state(self, change: StateChanged) -> None:
+        log.info(
+            "generation_state",
+            state=change.state.value,
+            generation=change.generation,
+            epoch=change.epoch,
+            why=change.cause.message if change.cause else None,
+        )
+        assert self.coordinator is not None
+        pause = self.coordinator.pause
+        if pause is not None and change.cause is pause:
+            log.error("application_paused", code=pause.code, why=pause.message)
+            if self.options.is_finite:
+                self._end(EngineEnd(Ending.PAUSED, pause))
+        if change.state is CoordinatorState.WAITING:
+            log.warning(
+                "stages_missing", stages=list(self.coordinator.missing_stages)
+            )
+
+    def _on_epoch(self, report: EpochReport) -> None:
+        self.meter.on_epoch(
+            self.clock.now_ms(),
+            opened_ms=report.opened_ms,
+            records_in=report.records_read,
+            records_out=report.outputs,
+            output_bytes=report.output_bytes,
+        )
+        self.supervisor.on_progress()
+        if self._compaction is not None:
+            self._compaction.on_epoch()
+
+    def _schedule(self) -> None:
+        """Wake up when the core wants to be woken."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        assert self.worker is not None and self.coordinator is not None
+        times = [self.worker.wake_at_ms(), self.coordinator.wake_at_ms()]
+        if (due_us := self.worker.next_timer_due_us()) is not None:
+            times.append(due_us // 1000 + 1)
+        wanted = [t for t in times if t is not None]
+        if wanted and not self._ended.done():
+            delay_s = max(min(wanted) - self.clock.now_ms(), 0) / 1000
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        assert self.worker is not None and self.coordinator is not None
+        now_ms = self.clock.now_ms()
+        self._queue.extend(self.worker.on_tick(now_ms))
+        self._perform(self.coordinator.on_tick(now_ms))
+
+
+def _is_retryable(error: error_pb2.Error) -> bool:
+    return error.error_class in (
+        error_pb2.ERROR_CLASS_UNSPECIFIED,
+        error_pb2.ERROR_CLASS_RETRYABLE,
+    )
+
+
+def _log_entry(plugin: str, entry: control_pb2.LogEntry) -> None:
+    write = {
+        control_pb2.LOG_LEVEL_DEBUG: log.debug,
+        control_pb2.LOG_LEVEL_WARNING: log.warning,
+        control_pb2.LOG_LEVEL_ERROR: log.error,
+    }.get(entry.level, log.info)
+    fields = {f"plugin_{k}": v for k, v in entry.fields.items()}
+    if entry.exception:
+        fields["exception"] = entry.exception
+    write(
+        "plugin_log", plugin=plugin, logger=entry.logger, text=entry.message, **fields
+    )
+
+

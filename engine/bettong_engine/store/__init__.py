@@ -1,0 +1,1 @@
+"""Rooms of what must not be lost: deltas, snapshots, commit records."""
