@@ -1,0 +1,1 @@
+"""Code generated from proto/: do not edit, run `make proto`."""
