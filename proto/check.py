@@ -18,7 +18,10 @@ def main() -> int:
             ("buf format", ["buf", "format", "-d", "--exit-code"]),
             ("generated code", [sys.executable, "generate.py", "--check"]),
             ("key vectors", [sys.executable, "vectors/make.py", "--check"]),
-            ("message vectors", [sys.executable, "vectors/make_messages.py", "--check"]),
+            (
+                "message vectors",
+                [sys.executable, "vectors/make_messages.py", "--check"],
+            ),
         )
         if subprocess.run(command, cwd=ROOT, check=False).returncode != 0
     ]

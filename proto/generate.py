@@ -22,7 +22,9 @@ INIT = '"""Code generated from proto/: do not edit, run `make proto`."""\n'
 
 def generate(target: Path) -> None:
     """Write the package into `target`."""
-    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("bettong/**/*.proto"))
+    sources = sorted(
+        str(path.relative_to(ROOT)) for path in ROOT.glob("bettong/**/*.proto")
+    )
     with tempfile.TemporaryDirectory() as scratch:
         arguments = [
             "protoc",
@@ -38,7 +40,15 @@ def generate(target: Path) -> None:
         for path in sorted(made.rglob("*_pb2.py*")):
             text = path.read_text()
             text = IMPORTS.sub(r"\1 bettong_proto.", text)
-            text = re.sub(r"\bbettong\.(plugin|peer|admin)\.v1\.", r"bettong_proto.\1.v1.", text) if path.suffix == ".pyi" else text
+            text = (
+                re.sub(
+                    r"\bbettong\.(plugin|peer|admin)\.v1\.",
+                    r"bettong_proto.\1.v1.",
+                    text,
+                )
+                if path.suffix == ".pyi"
+                else text
+            )
             goal = target / path.relative_to(made)
             goal.parent.mkdir(parents=True, exist_ok=True)
             goal.write_text(text)

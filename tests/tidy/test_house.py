@@ -9,13 +9,17 @@ LINES_MAX = 600
 VAGUE = {"utils.py", "helpers.py", "common.py", "manager.py", "misc.py"}
 # Put together here, so that this file does not hold what it looks for.
 PRIVATE = ["/" + "work/", "." + "library", "../" + "shared", "DESIGN" + ".md"]
-REGISTRIES = re.compile(r"https?://(files\.pythonhosted|pypi|registry\.npmjs|proxy\.golang)")
+REGISTRIES = re.compile(
+    r"https?://(files\.pythonhosted|pypi|registry\.npmjs|proxy\.golang)"
+)
 
 
 def files() -> list[Path]:
     """Return what git tracks, and what it would track, generated code left out."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    )
     return [
         ROOT / name
         for name in found.stdout.splitlines()

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import typer
+
 from bettong_engine.errors import ConfigError
 
-APP = '''"""Counts words: one state object per word, made when the word is first seen."""
+APP = '''"""Counts words: one state object a word, made when it is first seen."""
 
 from dataclasses import dataclass
 

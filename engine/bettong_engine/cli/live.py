@@ -5,14 +5,15 @@ import sys
 from collections import deque
 
 import structlog
-from bettong_engine.runtime.engine import Engine
-from bettong_engine.runtime.status import status_of
-from bettong_proto.admin.v1 import admin_pb2
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from bettong_engine.runtime.engine import Engine
+from bettong_engine.runtime.status import status_of
+from bettong_proto.admin.v1 import admin_pb2
 
 log = structlog.get_logger()
 
@@ -95,9 +96,7 @@ def screen(status: admin_pb2.StatusResponse, board: LineBoard | None = None) -> 
     if board is not None:
         for plugin, text in board.lines:
             parts.append(Text(f"{plugin}: {text}", style="dim", overflow="ellipsis"))
-    return Panel(
-        Group(*parts), title=f"bettong · {status.application or 'starting'}"
-    )
+    return Panel(Group(*parts), title=f"bettong · {status.application or 'starting'}")
 
 
 def _flows(status: admin_pb2.StatusResponse) -> Table:
@@ -123,7 +122,9 @@ def _flows(status: admin_pb2.StatusResponse) -> Table:
             f"{behind:,} records, {sink.backlog_bytes:,} bytes",
         )
     for plugin in status.plugins:
-        busy = f"busy {plugin.busy_ms} ms in {plugin.busy_step}" if plugin.busy_ms else ""
+        busy = (
+            f"busy {plugin.busy_ms} ms in {plugin.busy_step}" if plugin.busy_ms else ""
+        )
         table.add_row(
             "plugin",
             plugin.name,

@@ -4,10 +4,14 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar, cast
 
 import grpc
 import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+
 from bettong_engine import __version__
 from bettong_engine.cli import init as init_command
 from bettong_engine.cli.config import load_config
@@ -21,8 +25,8 @@ from bettong_engine.net.admin import call
 from bettong_engine.observe import configure_logging
 from bettong_engine.runtime.options import EngineOptions
 from bettong_proto.admin.v1 import admin_pb2
-from google.protobuf.json_format import MessageToDict
-from rich.console import Console
+
+Answer = TypeVar("Answer", bound=Message)
 
 app = typer.Typer(
     name="bettong",
@@ -44,12 +48,14 @@ DataDir = Annotated[
 )
 def run_command(
     program: Annotated[
-        list[str], typer.Argument(help="A Python file or an executable, and its arguments.")
+        list[str],
+        typer.Argument(help="A Python file or an executable, and its arguments."),
     ],
     computes: Annotated[int, typer.Option(help="Computation processes.")] = 1,
     data_dir: DataDir = None,
     durability: Annotated[
-        str, typer.Option(help="disk: survives a crash of the engine. memory: does not.")
+        str,
+        typer.Option(help="disk: survives a crash of the engine. memory: does not."),
     ] = "disk",
     drop: Annotated[
         list[str] | None,
@@ -108,7 +114,9 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show how a running engine stands."""
-    answer = _ask(data_dir, "Status", admin_pb2.StatusRequest(), admin_pb2.StatusResponse)
+    answer = _ask(
+        data_dir, "Status", admin_pb2.StatusRequest(), admin_pb2.StatusResponse
+    )
     if as_json:
         fields = MessageToDict(
             answer,
@@ -134,7 +142,9 @@ def drain(data_dir: DataDir = None) -> None:
 
 @app.command()
 def init(
-    directory: Annotated[Path, typer.Argument(help="Made if it is not there.")] = Path(),
+    directory: Annotated[
+        Path, typer.Argument(help="Made if it is not there.")
+    ] = Path(),
 ) -> None:
     """Write a small project that runs."""
     init_command.write_project(directory)
@@ -146,14 +156,15 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _ask(data_dir: Path | None, method: str, request: object, response: object) -> object:
+def _ask(
+    data_dir: Path | None, method: str, request: Message, response: type[Answer]
+) -> Answer:
     address = find_address(data_dir)
     try:
-        return call(address, method, request, response)
+        return cast(Answer, call(address, method, request, response))
     except grpc.RpcError as error:
         typer.echo(
-            f"bettong: the engine at {address} does not answer:"
-            f" {error.details()}",
+            f"bettong: the engine at {address} does not answer: {error.details()}",
             err=True,
         )
         raise typer.Exit(1) from error

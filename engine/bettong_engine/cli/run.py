@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
+from rich.console import Console
+
 from bettong_engine.cli.live import LineBoard, show_live, show_plain
 from bettong_engine.cli.serve import serve
 from bettong_engine.errors import ConfigError
-from bettong_engine.runtime.engine import EngineEnd, Ending
+from bettong_engine.runtime.engine import Ending, EngineEnd
 from bettong_engine.runtime.options import EngineOptions
 from bettong_engine.runtime.supervisor import PluginSpec
-from rich.console import Console
 
 log = structlog.get_logger()
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import structlog
+
 from bettong_engine.errors import ConfigError
 from bettong_engine.net.admin import AdminHost
 from bettong_engine.runtime.engine import Engine, EngineEnd

@@ -119,7 +119,13 @@ class Drained:
 
 
 Effect = (
-    Transact | ReadRecord | Send | StateChanged | StepDown | ApplicationFinished | Drained
+    Transact
+    | ReadRecord
+    | Send
+    | StateChanged
+    | StepDown
+    | ApplicationFinished
+    | Drained
 )
 
 
@@ -480,9 +486,7 @@ class Coordinator:
         return self._cut_if_due(now_ms)
 
     def _may_cut(self) -> bool:
-        wants = self._epochs.has_work or (
-            self._is_draining and not self._is_drain_cut
-        )
+        wants = self._epochs.has_work or (self._is_draining and not self._is_drain_cut)
         return (
             wants
             and self.state is CoordinatorState.RUNNING
@@ -501,9 +505,7 @@ class Coordinator:
         epochs.cut_to = Epoch(epochs.cut_to + 1)
         epochs.next_cut_ms = now_ms + self._interval_ms
         latest = max(epochs.times_us.values(), default=0)
-        time_us = max(
-            now_ms * 1000, latest, self._record.commit.processing_time_us
-        )
+        time_us = max(now_ms * 1000, latest, self._record.commit.processing_time_us)
         epochs.times_us[epochs.cut_to] = time_us
         return self._broadcast(Cut(self.generation, epochs.cut_to, time_us))
 

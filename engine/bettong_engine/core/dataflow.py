@@ -172,9 +172,7 @@ class Dataflow:
         """Return the partitions that an instance owns of a keyed stage."""
         hosts = self._hosts[stage]
         mine = hosts.index(instance)
-        return [
-            p for p, target in enumerate(self.targets_of(stage)) if target == mine
-        ]
+        return [p for p, target in enumerate(self.targets_of(stage)) if target == mine]
 
     def owner_of(self, stage: int, partition: int) -> InstanceId:
         """Return the instance that owns a partition of a keyed stage."""

@@ -108,9 +108,7 @@ class Delivery:
         """Tell whether every committed output is durable in the target."""
         return self.log.durable >= self.log.committed_to
 
-    def on_attached(
-        self, instance: InstanceId, generation: Generation
-    ) -> list[Effect]:
+    def on_attached(self, instance: InstanceId, generation: Generation) -> list[Effect]:
         """Use this plugin from now on."""
         self._instance = instance
         return self.on_generation(generation)

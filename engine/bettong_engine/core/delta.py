@@ -13,7 +13,6 @@ from bettong_engine.core.ids import Epoch, Generation, PartitionId
 DIGEST_BYTES = 16
 
 
-
 @dataclass(frozen=True, slots=True)
 class RowColumns:
     """Rows of keyed state as columns; `raw` is the message that held them.

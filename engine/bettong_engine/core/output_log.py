@@ -105,9 +105,7 @@ class OutputLog:
         """Begin from a snapshot: what was trimmed, and all that was not."""
         assert not self._batches, "only an empty log is restored"
         self.committed_to = self.prepared_to = delta.first_sequence - 1
-        self.trimmed_to = self.durable = self._prepared_durable = (
-            delta.durable_sequence
-        )
+        self.trimmed_to = self.durable = self._prepared_durable = delta.durable_sequence
         self.commit(delta)
 
     def snapshot(self) -> SinkDelta | None:

@@ -54,9 +54,7 @@ def reset_source(
     epoch: Epoch,
 ) -> ResetSource:
     """Say which streams a source has, and where to take them up."""
-    targets = tuple(
-        stream_targets(flow, outputs, s.source, s.stream) for s in streams
-    )
+    targets = tuple(stream_targets(flow, outputs, s.source, s.stream) for s in streams)
     routes = routes_of(flow, outputs)
     return ResetSource(instance, generation, epoch, routes, tuple(streams), targets)
 

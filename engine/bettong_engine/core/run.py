@@ -62,9 +62,7 @@ class Run:
     ) -> None:
         self.generation = generation
         self.flow = flow
-        self.boundary = SourceBoundary(
-            Epoch(last_epoch + 1), feeders_of(flow.topology)
-        )
+        self.boundary = SourceBoundary(Epoch(last_epoch + 1), feeders_of(flow.topology))
         self.ledger = EpochLedger(flow.stage_runs())
         # Computations that have not answered the reset.
         self.unreset = {instance for instance, _ in flow.stage_runs()}

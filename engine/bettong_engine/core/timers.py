@@ -12,7 +12,7 @@ from bettong_engine.core.delta import TimerColumns
 EVENT_TIME = 1
 PROCESSING_TIME = 2
 
-# (key, kind, name)
+# A timer is named by its key, its kind and its own name.
 TimerName = tuple[bytes, int, str]
 
 

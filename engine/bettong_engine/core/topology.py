@@ -116,7 +116,9 @@ def _check(topology: Topology) -> None:
         refuse(f"partitions must be 1 to {PARTITIONS_MAX}, got {topology.partitions}")
     if not topology.sources:
         refuse("it has no source")
-    names = [x.name for x in (*topology.sources, *topology.stages, *topology.sinks)]
+    names = [source.name for source in topology.sources]
+    names += [stage.name for stage in topology.stages]
+    names += [sink.name for sink in topology.sinks]
     for name in names:
         if not name or names.count(name) > 1:
             refuse(f"name {name!r} is empty or used more than once")

@@ -28,7 +28,7 @@ from bettong_engine.core.dataflow import (
     ToStage,
 )
 from bettong_engine.core.dataflow import Effect as FlowEffect
-from bettong_engine.core.delivery import Delivery, DeliveryState
+from bettong_engine.core.delivery import Delivery
 from bettong_engine.core.delta import (
     EncodeDelta,
     OutputBatch,
@@ -46,13 +46,9 @@ from bettong_engine.core.effects import (
     HoldSource,
     NotifyCommitted,
     OpenStream,
-    ResetCompute,
-    ResetSource,
-    Route,
     SendBarrier,
     SendRows,
     SendTimers,
-    StageAssignment,
     StoreDeltas,
     Tell,
     ToSinkPlugin,
@@ -96,7 +92,7 @@ from bettong_engine.core.resets import (
 )
 from bettong_engine.core.sessions import ComputeSession, Sessions, SourceSession
 from bettong_engine.core.timers import EVENT_TIME, PROCESSING_TIME
-from bettong_engine.core.topology import OutputSpec, Topology
+from bettong_engine.core.topology import Topology
 from bettong_engine.errors import ProtocolError
 
 # (records of the batch, index, sink, sequence, cause) -> a Records of one.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+
 from bettong_proto.admin.v1 import admin_pb2
 
 SERVICE = "bettong.admin.v1.Admin"

@@ -1,5 +1,7 @@
 """Deltas, snapshots and commit records as bytes: what disks and peers keep."""
 
+from google.protobuf.message import DecodeError, Message
+
 from bettong_engine.core.coordinator import GenerationRecord, Manifest
 from bettong_engine.core.delta import (
     OutputBatch,
@@ -21,7 +23,6 @@ from bettong_engine.core.messages import Assignment
 from bettong_engine.errors import StateCorruptedError
 from bettong_proto.peer.v1 import delta_pb2 as wire
 from bettong_proto.plugin.v1 import batch_pb2
-from google.protobuf.message import DecodeError, Message
 
 
 def encode_delta(delta: PartitionDelta) -> bytes:
@@ -53,19 +54,18 @@ def encode_delta(delta: PartitionDelta) -> bytes:
             )
         )
     for sink in delta.sinks:
-        message.sinks.append(
-            wire.SinkDelta(
-                sink=sink.sink,
-                sink_partition=sink.sink_partition,
-                first_sequence=sink.first_sequence,
-                batches=[
-                    wire.OutputBatch(count=b.count, records=b.records, input=b.input)
-                    for b in sink.batches
-                ],
-                durable_sequence=sink.durable_sequence,
-                skipped=sink.skipped,
-            )
+        # Added in place: appending would copy the records once more.
+        part_of_sink = message.sinks.add(
+            sink=sink.sink,
+            sink_partition=sink.sink_partition,
+            first_sequence=sink.first_sequence,
+            durable_sequence=sink.durable_sequence,
+            skipped=sink.skipped,
         )
+        for batch in sink.batches:
+            part_of_sink.batches.add(
+                count=batch.count, records=batch.records, input=batch.input
+            )
     return message.SerializeToString(deterministic=True)
 
 

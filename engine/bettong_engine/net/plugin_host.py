@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import grpc
 import structlog
+
 from bettong_engine.core.handshake import (
     REVISION_MAX,
     REVISION_MIN,
@@ -29,7 +30,6 @@ from bettong_engine.errors import BettongError, ProtocolError
 from bettong_engine.net import translate
 from bettong_engine.net.link import Link
 from bettong_proto.plugin.v1 import (
-    application_pb2,
     compute_pb2,
     control_pb2,
     error_pb2,
@@ -40,6 +40,7 @@ from bettong_proto.plugin.v1 import (
 log = structlog.get_logger()
 
 SERVICE = "bettong.plugin.v1.PluginHost"
+
 
 @dataclass(frozen=True, slots=True)
 class HostLimits:
@@ -295,7 +296,9 @@ class PluginHost(grpc.GenericRpcHandler):
                 case "drained":
                     self._events.on_drained(session)
                 case "stacks":
-                    log.info("plugin_stacks", plugin=session.name, text=request.stacks.text)
+                    log.info(
+                        "plugin_stacks", plugin=session.name, text=request.stacks.text
+                    )
                 case other:
                     raise ProtocolError(
                         "UNSUPPORTED", f"{session.name}: control message {other!r}"
@@ -372,7 +375,9 @@ class PluginHost(grpc.GenericRpcHandler):
             raise
         except BettongError as error:
             cause = Cause(error.code, f"{session.name}: {error}")
-            log.warning("plugin_dropped", plugin=session.name, role=role, why=str(error))
+            log.warning(
+                "plugin_dropped", plugin=session.name, role=role, why=str(error)
+            )
             self.drop(session, cause)
         except grpc.aio.BaseError:
             pass
@@ -386,9 +391,7 @@ class PluginHost(grpc.GenericRpcHandler):
             session.links.pop(link.instance, None)
             self._events.on_detached(session, link, cause)
 
-    def _link(
-        self, session: Session, role: str, name: str, pack_credits: Any
-    ) -> Link:
+    def _link(self, session: Session, role: str, name: str, pack_credits: Any) -> Link:
         instance = self._events.new_instance()
         return Link(instance, session.session_id, role, name, pack_credits)
 
@@ -426,7 +429,7 @@ def limits_message() -> control_pb2.Limits:
     )
 
 
-def _class_of(cause: Cause) -> error_pb2.ErrorClass:
+def _class_of(cause: Cause) -> error_pb2.ErrorClass.ValueType:
     return {
         "FENCED": error_pb2.ERROR_CLASS_FENCED,
         "TOO_LARGE": error_pb2.ERROR_CLASS_TOO_LARGE,
@@ -515,5 +518,3 @@ def _version() -> str:
     from bettong_engine import __version__
 
     return __version__
-
-

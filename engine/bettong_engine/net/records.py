@@ -5,10 +5,11 @@ from base64 import b64encode
 from collections.abc import Sequence
 from zlib import crc32
 
+from google.protobuf.message import DecodeError
+
 from bettong_engine.core.messages import Cause
 from bettong_engine.errors import ProtocolError
 from bettong_proto.plugin.v1.batch_pb2 import Records
-from google.protobuf.message import DecodeError
 
 # Of a key or value in a dead letter (PROTOCOL.md, DL-6).
 LETTER_BYTES_MAX = 256 << 10
@@ -99,7 +100,9 @@ def make_dead_letter(
         "sequence": sequence,
     }
     value = json.dumps(letter, ensure_ascii=False, separators=(",", ":")).encode()
-    return Records(keys=[key] if key is not None else [], values=[value]).SerializeToString()
+    return Records(
+        keys=[key] if key is not None else [], values=[value]
+    ).SerializeToString()
 
 
 def _text(data: bytes) -> str | dict[str, str | int]:

@@ -138,7 +138,9 @@ def cause_of(error: error_pb2.Error) -> Cause:
     return Cause(code, message, detail)
 
 
-def error_of(cause: Cause, error_class: error_pb2.ErrorClass) -> error_pb2.Error:
+def error_of(
+    cause: Cause, error_class: error_pb2.ErrorClass.ValueType
+) -> error_pb2.Error:
     """Return a cause as a message for a plugin."""
     name = f"ERROR_CODE_{cause.code}"
     known = error_pb2.ErrorCode.keys()

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import structlog
+
 from bettong_engine.core import effects as core_effects
 from bettong_engine.core.coordinator import (
     ApplicationFinished,
@@ -30,16 +31,16 @@ from bettong_engine.core.coordinator import (
     Transact,
 )
 from bettong_engine.core.coordinator import Effect as CoordinatorEffect
-from bettong_engine.core.dataflow import Grant, ToStage
+from bettong_engine.core.dataflow import Grant
 from bettong_engine.core.effects import Effect, EpochReport
 from bettong_engine.core.handshake import Doorkeeper, Ticket
-from bettong_engine.core.ids import Epoch, Generation, Incarnation, InstanceId, WorkerId
+from bettong_engine.core.ids import Incarnation, InstanceId, WorkerId
 from bettong_engine.core.messages import Cause
 from bettong_engine.core.registration import Consent
 from bettong_engine.core.topology import Topology
 from bettong_engine.core.worker import Worker, WorkerPorts
 from bettong_engine.errors import BettongError, ProtocolError
-from bettong_engine.net import translate
+from bettong_engine.net import incoming, outgoing, translate
 from bettong_engine.net.delta_codec import encode_delta
 from bettong_engine.net.link import Link
 from bettong_engine.net.plugin_host import PluginHost, Session
@@ -105,9 +106,7 @@ class Engine:
         for token in options.tokens:
             self.doorkeeper.issue(Ticket(token.encode(), "", (), False))
         self.cluster_id = secrets.token_bytes(16)
-        self.host = PluginHost(
-            self.doorkeeper, self, self.cluster_id, options.host
-        )
+        self.host = PluginHost(self.doorkeeper, self, self.cluster_id, options.host)
         self.supervisor = Supervisor(
             options.listen,
             self.doorkeeper,
@@ -126,7 +125,9 @@ class Engine:
         self._epoch_cpu_us = 0
         self._last_epoch_cpu_us = 0
         self._server: grpc.aio.Server | None = None
-        self._ended: asyncio.Future[EngineEnd] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[EngineEnd] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._queue: deque[Effect | CoordinatorEffect] = deque()
         self._is_performing = False
@@ -301,11 +302,10 @@ class Engine:
     def on_plugin_error(self, session: Session, error: error_pb2.Error) -> None:
         """Apply the class of what a plugin reports about itself."""
         cause = translate.cause_of(error)
-        log.error("plugin_error", plugin=session.name, code=cause.code, why=cause.message)
-        if error.error_class not in (
-            error_pb2.ERROR_CLASS_UNSPECIFIED,
-            error_pb2.ERROR_CLASS_RETRYABLE,
-        ):
+        log.error(
+            "plugin_error", plugin=session.name, code=cause.code, why=cause.message
+        )
+        if incoming.trouble_of(error).is_fatal:
             self._pause(cause)
 
     def on_drained(self, session: Session) -> None:
@@ -335,13 +335,11 @@ class Engine:
         self.links[link.instance] = link
         log.info("role_attached", plugin=session.name, role=link.role, name=link.name)
         worker = self.worker
+        effects: Sequence[Effect]
         if link.role == "compute":
             effects = worker.on_compute_attached(link.instance, list(attach.stages))
         elif link.role == "source":
-            is_local = attach.kind == 2
-            effects = worker.on_source_attached(
-                link.instance, attach.source, is_local=is_local
-            )
+            effects = incoming.attach_source(worker, link.instance, attach)
         else:
             effects = worker.on_sink_attached(link.instance, attach.sink)
         self._perform(effects)
@@ -355,155 +353,41 @@ class Engine:
 
     def on_source(self, link: Link, request: source_pb2.SourceRequest) -> None:
         """Give the core what a source says."""
-        worker = self._worker()
-        match request.WhichOneof("message"):
-            case "frame":
-                frame = request.frame
-                self._tick()
-                self._perform(
-                    worker.on_frame(
-                        link.instance,
-                        Generation(frame.generation),
-                        translate.frame_of(frame),
-                    )
-                )
-            case "streams_found":
-                found = request.streams_found
-                self._perform(
-                    worker.on_streams_found(
-                        link.instance, found.streams, is_complete=found.complete
-                    )
-                )
-            case "error":
-                self._on_source_error(link, request.error)
-            case "reset_done" | "stream_opened":
-                pass
-            case other:
-                raise ProtocolError("UNSUPPORTED", f"source message {other!r}")
+        self._tick()
+        self._on_answer(
+            link, incoming.source_request(self._worker(), link.instance, request)
+        )
 
     def on_compute(self, link: Link, request: compute_pb2.ComputeRequest) -> None:
         """Give the core what a computation says."""
-        worker = self._worker()
-        for consumed in request.consumed:
-            self._perform(
-                worker.on_consumed(
-                    link.instance, consumed.channel, consumed.records, consumed.bytes
-                )
-            )
-        match request.WhichOneof("message"):
-            case "output":
-                output = request.output
-                self._perform(
-                    worker.on_stage_output(
-                        link.instance,
-                        Generation(output.generation),
-                        output.stage,
-                        translate.batch_of(output.batch),
-                    )
-                )
-            case "delta":
-                delta = request.delta
-                self._perform(
-                    worker.on_delta(
-                        link.instance,
-                        Generation(delta.generation),
-                        Epoch(delta.epoch),
-                        delta.stage,
-                        translate.delta_parts(delta),
-                    )
-                )
-            case "barrier_ack":
-                ack = request.barrier_ack
-                begun = time.thread_time_ns()
-                self._perform(
-                    worker.on_barrier_ack(
-                        link.instance,
-                        Generation(ack.generation),
-                        Epoch(ack.epoch),
-                        ack.stage,
-                        ack.flush_cpu_us,
-                    )
-                )
-                self._epoch_cpu_us += (time.thread_time_ns() - begun) // 1000
-            case "state_get":
-                get = request.state_get
-                states = get.states or [0] * len(get.keys)
-                entries = get.entries or [b""] * len(get.keys)
-                if not len(states) == len(entries) == len(get.keys):
-                    raise ProtocolError("PROTOCOL", "columns of a StateGet do not fit")
-                self._perform(
-                    worker.on_state_get(
-                        link.instance,
-                        Generation(get.generation),
-                        get.request,
-                        get.stage,
-                        list(zip(states, get.keys, entries, strict=True)),
-                        all_entries=get.all_entries,
-                    )
-                )
-            case "reset_done":
-                generation = Generation(request.reset_done.generation)
-                self._perform(worker.on_compute_reset(link.instance, generation))
-            case "error":
-                if request.error.generation == worker.generation:
-                    self._pause(translate.cause_of(request.error.error))
-            case None:
-                pass
-            case other:
-                raise ProtocolError("UNSUPPORTED", f"compute message {other!r}")
+        begun = time.thread_time_ns()
+        self._on_answer(
+            link, incoming.compute_request(self._worker(), link.instance, request)
+        )
+        if request.WhichOneof("message") in ("delta", "barrier_ack"):
+            self._epoch_cpu_us += (time.thread_time_ns() - begun) // 1000
 
     def on_sink(self, link: Link, request: sink_pb2.SinkRequest) -> None:
         """Give the core what a sink says."""
-        worker = self._worker()
         self._tick()
-        match request.WhichOneof("message"):
-            case "opened":
-                opened = request.opened
-                effects = worker.on_sink_opened(
-                    link.instance,
-                    opened.partition,
-                    Generation(opened.generation),
-                    translate.position_of(opened),
-                )
-            case "progress":
-                progress = request.progress
-                effects = worker.on_progress(
-                    link.instance,
-                    progress.partition,
-                    Generation(progress.generation),
-                    progress.sequence,
-                )
-            case "refused":
-                refused = request.refused
-                effects = worker.on_refused(
-                    link.instance,
-                    refused.partition,
-                    Generation(refused.generation),
-                    refused.sequence,
-                    translate.cause_of(refused.error),
-                )
-            case "error":
-                error = request.error
-                cause = translate.cause_of(error.error)
-                log.warning("sink_in_trouble", sink=link.name, why=cause.message)
-                effects = worker.on_sink_error(
-                    link.instance,
-                    error.partition,
-                    Generation(error.generation),
-                    cause,
-                    is_retryable=_is_retryable(error.error),
-                )
-            case "closed":
-                effects = []
-            case other:
-                raise ProtocolError("UNSUPPORTED", f"sink message {other!r}")
-        self._perform(effects)
+        self._on_answer(
+            link, incoming.sink_request(self._worker(), link.instance, request)
+        )
 
-    def _on_source_error(self, link: Link, error: error_pb2.Error) -> None:
-        cause = translate.cause_of(error)
-        log.warning("source_in_trouble", source=link.name, why=cause.message)
-        if not _is_retryable(error):
-            self._pause(cause)
+    def _on_answer(self, link: Link, answer: incoming.Answer) -> None:
+        effects, trouble = answer
+        self._perform(effects)
+        if trouble is None:
+            return
+        log.warning(
+            "role_in_trouble",
+            role=link.role,
+            name=link.name,
+            code=trouble.cause.code,
+            why=trouble.cause.message,
+        )
+        if trouble.is_fatal:
+            self._pause(trouble.cause)
 
     def _worker(self) -> Worker:
         assert self.worker is not None, "roles attach after the registration"
@@ -575,30 +459,9 @@ class Engine:
     def _do(self, effect: Effect | CoordinatorEffect) -> None:
         worker, coordinator = self.worker, self.coordinator
         assert worker is not None and coordinator is not None
-        flow = self.options.worker.flow
         match effect:
-            case ToStage():
-                self._send(
-                    effect.instance, translate.stage_input(effect, worker.generation)
-                )
             case Grant():
                 self._grant(effect)
-            case core_effects.ToSinkPlugin():
-                message = effect.message
-                self._send(
-                    message.instance,
-                    translate.sink_response(
-                        message, worker.history, worker.committed_epoch
-                    ),
-                )
-            case core_effects.SendBarrier():
-                self._send(effect.instance, translate.barrier(effect))
-            case core_effects.SendTimers():
-                for message_part in translate.timers_due(effect):
-                    self._send(effect.instance, message_part)
-            case core_effects.SendRows():
-                for values in translate.state_values(effect):
-                    self._send(effect.instance, values)
             case core_effects.StoreDeltas():
                 assert self._store_task is not None and self._compaction is not None
                 self._store_task.append(effect.epoch, effect.deltas)
@@ -624,26 +487,6 @@ class Engine:
                 self._store_task.truncate_after(effect.epoch)
             case EpochReport():
                 self._on_epoch(effect)
-            case core_effects.NotifyCommitted():
-                self._send(effect.instance, translate.committed(effect))
-            case core_effects.HoldSource():
-                self._send(effect.instance, translate.hold(effect))
-            case core_effects.OpenStream():
-                self._send(effect.instance, translate.open_stream(effect))
-            case core_effects.ResetSource():
-                self._send(
-                    effect.instance,
-                    translate.reset_source(
-                        effect, flow.credit_records, flow.credit_bytes
-                    ),
-                )
-            case core_effects.ResetCompute():
-                self._send(
-                    effect.instance,
-                    translate.reset_compute(
-                        effect, flow.credit_records, flow.credit_bytes
-                    ),
-                )
             case core_effects.DropInstance():
                 self._drop(effect)
             case StateChanged():
@@ -654,12 +497,20 @@ class Engine:
                 if self._is_stopping:
                     self._end(EngineEnd(Ending.DRAINED))
             case StepDown():
-                cause = Cause("FENCED", "another engine has taken over this application")
+                cause = Cause(
+                    "FENCED", "another engine has taken over this application"
+                )
                 self._end(EngineEnd(Ending.FAILED, cause))
+            case _:
+                self._send(effect)
 
-    def _send(self, instance: InstanceId, message: Any) -> None:
-        link = self.links.get(instance)
-        if link is not None:
+    def _send(self, effect: outgoing.ToPlugin) -> None:
+        """Send to a plugin; if its stream has just ended, nobody listens."""
+        link = self.links.get(outgoing.instance_of(effect))
+        if link is None:
+            return
+        limits = self.options.worker.flow
+        for message in outgoing.messages_of(effect, self._worker(), limits):
             link.send(message)
 
     def _grant(self, grant: Grant) -> None:
@@ -697,9 +548,7 @@ class Engine:
             if self.options.is_finite:
                 self._end(EngineEnd(Ending.PAUSED, pause))
         if change.state is CoordinatorState.WAITING:
-            log.warning(
-                "stages_missing", stages=list(self.coordinator.missing_stages)
-            )
+            log.warning("stages_missing", stages=list(self.coordinator.missing_stages))
 
     def _on_epoch(self, report: EpochReport) -> None:
         self.meter.on_epoch(
@@ -736,13 +585,6 @@ class Engine:
         self._perform(self.coordinator.on_tick(now_ms))
 
 
-def _is_retryable(error: error_pb2.Error) -> bool:
-    return error.error_class in (
-        error_pb2.ERROR_CLASS_UNSPECIFIED,
-        error_pb2.ERROR_CLASS_RETRYABLE,
-    )
-
-
 def _log_entry(plugin: str, entry: control_pb2.LogEntry) -> None:
     write = {
         control_pb2.LOG_LEVEL_DEBUG: log.debug,
@@ -755,5 +597,3 @@ def _log_entry(plugin: str, entry: control_pb2.LogEntry) -> None:
     write(
         "plugin_log", plugin=plugin, logger=entry.logger, text=entry.message, **fields
     )
-
-

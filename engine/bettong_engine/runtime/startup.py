@@ -78,9 +78,7 @@ def create_or_load(
 
 
 def _write_first_record(store: EngineStore, topology: Topology, term: Term) -> None:
-    manifest = Manifest(
-        Epoch(0), Generation(0), term, 0, (b"",) * topology.partitions
-    )
+    manifest = Manifest(Epoch(0), Generation(0), term, 0, (b"",) * topology.partitions)
     generation = GenerationRecord(Generation(0), term)
     result = store.transact(
         {COMMIT_KEY: 0, GENERATION_KEY: 0},

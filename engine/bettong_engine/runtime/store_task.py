@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
+
 from bettong_engine.core.coordinator import Record, Transact
 from bettong_engine.core.delta import StoredDelta
 from bettong_engine.core.ids import Epoch
@@ -159,7 +160,9 @@ class StoreTask:
 
         self._jobs.put_nowait(job)
         finished = asyncio.create_task(done.wait())
-        await asyncio.wait((finished, self._runner), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            (finished, self._runner), return_when=asyncio.FIRST_COMPLETED
+        )
         finished.cancel()
         self._runner.cancel()
         self._thread.shutdown(wait=False)

@@ -10,10 +10,11 @@ import os
 import secrets
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
+
 from bettong_engine.core.handshake import Doorkeeper, Ticket
 from bettong_engine.core.messages import Cause
 
@@ -145,9 +146,7 @@ class Supervisor:
                 return
             plugin.crashes += 1
             plugin.restarts += 1
-            log.warning(
-                "plugin_ended", plugin=plugin.spec.name, how=plugin.last_exit
-            )
+            log.warning("plugin_ended", plugin=plugin.spec.name, how=plugin.last_exit)
             if plugin.crashes >= CRASHES_MAX:
                 self._on_crash_loop(plugin, _crash_loop(plugin))
                 return

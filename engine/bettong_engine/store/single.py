@@ -232,7 +232,9 @@ class SingleStore:
         with self._reading():
             version = database.execute("PRAGMA user_version").fetchone()[0]
             identity = database.execute("PRAGMA application_id").fetchone()[0]
-            tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[
+                0
+            ]
         if tables and identity != APPLICATION_ID:
             raise StateCorruptedError(
                 f"{self.path} is a database of another program; move it away"
@@ -284,7 +286,8 @@ class SingleStore:
     def _load(self, number: int) -> LoadedPartition:
         with self._reading() as database:
             row = database.execute(
-                "SELECT epoch, digest, body, checksum FROM snapshot WHERE partition = ?",
+                "SELECT epoch, digest, body, checksum FROM snapshot"
+                " WHERE partition = ?",
                 (number,),
             ).fetchone()
             rows = database.execute(
@@ -316,7 +319,9 @@ class SingleStore:
     ) -> None:
         if _checksum(_head(partition, epoch), digest, body) != checksum:
             raise StateCorruptedError(
-                self._damaged(f"partition {partition}, epoch {epoch} fails its checksum")
+                self._damaged(
+                    f"partition {partition}, epoch {epoch} fails its checksum"
+                )
             )
 
     @contextmanager

@@ -6,14 +6,14 @@ costs the calls of user code, a dict lookup and a few list appends; no dispatch.
 """
 
 from bettong.program.columns import Columns
-from bettong.program.failure import RecordFailure, SkippedRecord
+from bettong.program.failure import RecordFailedError, SkippedRecord
 from bettong.program.source import SourceProgram
 from bettong.program.stage import Entry, StageProgram
 
 __all__ = [
     "Columns",
     "Entry",
-    "RecordFailure",
+    "RecordFailedError",
     "SkippedRecord",
     "SourceProgram",
     "StageProgram",

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from bettong.errors import GraphError
 from bettong.plan import Chain, Edge, Step, StepKind
-from bettong.program.columns import Encode, SizeLimits, checked, may_be_key
+from bettong.program.columns import (
+    DEFAULT_SIZES,
+    Encode,
+    SizeLimits,
+    checked,
+    may_be_key,
+)
 from bettong.program.emitter import DEPTH_MAX, Emitter
 
 
@@ -32,7 +38,7 @@ class ChainOptions:
     with_times: bool
     encodes: bool
     trusts_keys: frozenset[int] = frozenset()
-    limits: SizeLimits = SizeLimits()
+    limits: SizeLimits = DEFAULT_SIZES
 
 
 class UnknownChoiceError(Exception):

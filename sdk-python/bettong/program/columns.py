@@ -42,6 +42,8 @@ class SizeLimits:
     state: int = 1024 * 1024
 
 
+DEFAULT_SIZES = SizeLimits()
+
 Encode = Callable[[Any], bytes]
 
 

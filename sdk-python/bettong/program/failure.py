@@ -14,7 +14,7 @@ from bettong.errors import (
 from bettong.program.emitter import Emitter
 
 
-class RecordFailure(BettongError):
+class RecordFailedError(BettongError):
     """User code raised on a record under the policy FAIL; the cause is chained.
 
     step: whose function it is, or which output refused the value.

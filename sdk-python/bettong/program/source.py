@@ -7,9 +7,16 @@ from typing import Any
 from bettong.errors import CodecError
 from bettong.plan import Edge, FailurePolicy, SourcePlan
 from bettong.program.chain import ChainOptions, ChainWriter, nests_too_deep
-from bettong.program.columns import Columns, SizeLimits, Slot, may_be_key, new_slot
+from bettong.program.columns import (
+    DEFAULT_SIZES,
+    Columns,
+    SizeLimits,
+    Slot,
+    may_be_key,
+    new_slot,
+)
 from bettong.program.emitter import Emitter
-from bettong.program.failure import Blame, OnSkip, RecordFailure
+from bettong.program.failure import Blame, OnSkip, RecordFailedError
 
 # Smaller than every event time.
 NO_TIME = -(1 << 63)
@@ -27,7 +34,7 @@ class SourceProgram:
         *,
         policy: FailurePolicy,
         sink_partitions: Mapping[str, int],
-        limits: SizeLimits = SizeLimits(),
+        limits: SizeLimits = DEFAULT_SIZES,
     ) -> None:
         self._plan = plan
         self._policy = policy
@@ -54,7 +61,7 @@ class SourceProgram:
             (None: the source has none, or there was no record).
 
         Raises:
-            RecordFailure: user code raised and the policy is FAIL.
+            RecordFailedError: user code raised and the policy is FAIL.
         """
         slots = [self._new_slot(edge) for edge in self._plan.outputs]
         left = iter(records)
@@ -64,7 +71,9 @@ class SourceProgram:
             index = len(records) - length_hint(left) - 1
             step, cause, variables = self._blame.find(error)
             value = variables.get("v")
-            raise RecordFailure(cause, step=step, value=value, index=index) from cause
+            raise RecordFailedError(
+                cause, step=step, value=value, index=index
+            ) from cause
         columns = [self._finish(edge, slot) for edge, slot in self._pairs(slots)]
         self._learn(slots)
         return columns, None if latest == NO_TIME else latest
@@ -159,10 +168,12 @@ def _refuse_time(time: object) -> None:
 
 
 def encode_column(edge: Edge, values: list[Any]) -> list[bytes]:
-    """Encode what leaves one output. Raises `RecordFailure` naming the output."""
+    """Encode what leaves one output. Raises `RecordFailedError` naming the output."""
     try:
         return edge.codec.encode_many(values)
     except CodecError as error:
         value = None if error.index is None else values[error.index]
         receiver = edge.to_stage or edge.to_sink
-        raise RecordFailure(error, step=f"output to {receiver}", value=value) from error
+        raise RecordFailedError(
+            error, step=f"output to {receiver}", value=value
+        ) from error

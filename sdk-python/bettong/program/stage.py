@@ -10,6 +10,7 @@ from bettong.errors import CodecError, KeyTypeError
 from bettong.plan import FailurePolicy, KeyedStep, StagePlan
 from bettong.program.chain import ChainOptions, ChainWriter, nests_too_deep
 from bettong.program.columns import (
+    DEFAULT_SIZES,
     Columns,
     SizeLimits,
     Slot,
@@ -18,7 +19,7 @@ from bettong.program.columns import (
     new_slot,
 )
 from bettong.program.emitter import Emitter
-from bettong.program.failure import Blame, OnSkip, RecordFailure
+from bettong.program.failure import Blame, OnSkip, RecordFailedError
 from bettong.program.source import encode_column
 from bettong.program.state_writer import StateWriter
 
@@ -103,7 +104,7 @@ class StageProgram:
         *,
         policy: FailurePolicy,
         sink_partitions: Mapping[str, int],
-        limits: SizeLimits = SizeLimits(),
+        limits: SizeLimits = DEFAULT_SIZES,
         on_timers: OnTimers,
     ) -> None:
         self.context: Context[Any, Any] = Context()
@@ -148,7 +149,7 @@ class StageProgram:
         that a timer may delete another.
 
         Raises:
-            RecordFailure: user code raised and the policy is FAIL.
+            RecordFailedError: user code raised and the policy is FAIL.
         """
         variant = self._variant(True, True, True)
         work = self._work(None, None, None, variant)
@@ -167,7 +168,7 @@ class StageProgram:
         of later ones; call again when the cache has them.
 
         Raises:
-            RecordFailure: user code raised and the policy is FAIL.
+            RecordFailedError: user code raised and the policy is FAIL.
         """
         variant = work.variant
         column = work.keys if work.keys is not None else work.values
@@ -190,7 +191,7 @@ class StageProgram:
         """Return the output columns of a batch that is done, in order of the plan.
 
         Raises:
-            RecordFailure: a value that its codec refuses, under the policy FAIL.
+            RecordFailedError: a value that its codec refuses, under the policy FAIL.
         """
         writer = work.variant.writer
         columns: list[Columns] = []
@@ -209,7 +210,7 @@ class StageProgram:
     def decode(
         self, keys: list[bytes] | None, column: list[bytes], input_number: int
     ) -> list[Any]:
-        """Decode the values of an input. Raises `RecordFailure`."""
+        """Decode the values of an input. Raises `RecordFailedError`."""
         codec = self._plan.inputs[input_number].codec
         try:
             return codec.decode_many(column)
@@ -218,7 +219,7 @@ class StageProgram:
             key = keys[index] if keys and index is not None else None
             value = None if index is None else column[index]
             fed_by = self._plan.inputs[input_number].fed_by
-            raise RecordFailure(
+            raise RecordFailedError(
                 error,
                 step=f"input of {self._plan.name} from {fed_by}",
                 key=key,
@@ -232,7 +233,9 @@ class StageProgram:
         try:
             return [decode(key) for key in keys]
         except KeyTypeError as error:
-            raise RecordFailure(error, step=f"input of {self._plan.name}") from error
+            raise RecordFailedError(
+                error, step=f"input of {self._plan.name}"
+            ) from error
 
     def _work(
         self,
@@ -305,9 +308,11 @@ class StageProgram:
         return self._on_timers
 
 
-def _failure(blame: Blame, error: BaseException, index: int | None) -> RecordFailure:
+def _failure(
+    blame: Blame, error: BaseException, index: int | None
+) -> RecordFailedError:
     step, cause, variables = blame.find(error)
-    return RecordFailure(
+    return RecordFailedError(
         cause,
         step=step,
         key=variables.get("kb"),

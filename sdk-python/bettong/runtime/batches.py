@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from bettong.errors import ProtocolError
 from bettong.plan import Edge
 from bettong.program.columns import Columns, SizeLimits, too_large
-from bettong.program.failure import RecordFailure
+from bettong.program.failure import RecordFailedError
 from bettong.runtime import limits
 from bettong_proto.plugin.v1 import batch_pb2
 
@@ -102,7 +102,7 @@ def make_batches(
     """Cut and serialize the records of one output, in order for each target.
 
     Raises:
-        RecordFailure: a record is over a limit of the engine.
+        RecordFailedError: a record is over a limit of the engine.
     """
     if columns.count == 0:
         return []
@@ -173,7 +173,7 @@ def _check_sizes(columns: Columns, edge: Edge, sizes: SizeLimits) -> None:
         longest = max(keys, key=len)
         if len(longest) > sizes.key:
             error = too_large("key", len(longest), sizes.key)
-            raise RecordFailure(error, step=step, key=longest[: sizes.key])
+            raise RecordFailedError(error, step=step, key=longest[: sizes.key])
     if values:
         longest = max(values, key=len)
         longest_key = max(map(len, keys), default=0)
@@ -189,7 +189,7 @@ def _check_records(
         size = len(value) + len(key or b"")
         if size > sizes.record:
             error = too_large("record", size, sizes.record)
-            raise RecordFailure(error, step=step, key=key, index=index)
+            raise RecordFailedError(error, step=step, key=key, index=index)
 
 
 def _slice(columns: Columns, begin: int, end: int) -> Columns:

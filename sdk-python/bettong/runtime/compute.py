@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from bettong.errors import ProtocolError
 from bettong.plan import Plan
 from bettong.program.columns import SizeLimits
-from bettong.program.failure import RecordFailure
+from bettong.program.failure import RecordFailedError
 from bettong.runtime import limits
 from bettong.runtime.stage_runner import CpuClock, StageRunner
 from bettong_proto.plugin.v1 import compute_pb2
@@ -148,7 +148,7 @@ class ComputeMachine:
             try:
                 if stage.on_state_values(values):
                     return []
-            except RecordFailure as failure:
+            except RecordFailedError as failure:
                 return [stage.stop(failure)]
         return []
 

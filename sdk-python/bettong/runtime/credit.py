@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bettong_proto.plugin.v1 import batch_pb2
 
-# (output, target)
+# Number of the output, and its target.
 Channel = tuple[int, int]
 
 

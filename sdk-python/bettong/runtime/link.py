@@ -4,7 +4,6 @@ gRPC's own threads send and receive; user code runs in another. What waits in th
 queues is bounded by the credits and windows of the protocol, not by the queues.
 """
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable
@@ -99,7 +98,8 @@ class Link(Generic[RequestT, ResponseT]):
                 put(message)
             self.status = grpc.StatusCode.OK
         except grpc.RpcError as error:
-            with contextlib.suppress(AttributeError):
+            # What a stream raises is its own call object.
+            if isinstance(error, grpc.Call):
                 self.status = error.code()
                 self.details = error.details() or ""
         finally:

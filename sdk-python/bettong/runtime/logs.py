@@ -42,7 +42,9 @@ class LogRing(logging.Handler):
 
     def on_level(self, level: int) -> None:
         """Keep records of this level of the protocol and above."""
-        self.setLevel(_LEVELS.get(cast("control_pb2.LogLevel", level), logging.INFO))
+        self.setLevel(
+            _LEVELS.get(cast("control_pb2.LogLevel.ValueType", level), logging.INFO)
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record; drop the oldest if the ring is full."""
@@ -94,7 +96,7 @@ def _to_entry(record: logging.LogRecord) -> control_pb2.LogEntry:
     )
 
 
-def _level(number: int) -> control_pb2.LogLevel:
+def _level(number: int) -> "control_pb2.LogLevel.ValueType":
     if number >= logging.ERROR:
         return control_pb2.LOG_LEVEL_ERROR
     if number >= logging.WARNING:

@@ -114,7 +114,7 @@ class ComputeRole:
         """Return how the stream ended."""
         return _status_of(self._link)
 
-    def close(self, *, is_session_lost: bool) -> None:  # noqa: ARG002
+    def close(self, *, is_session_lost: bool) -> None:
         """End the data stream."""
         if self._link is not None:
             self._link.close()

@@ -284,7 +284,7 @@ def all_stacks() -> str:
     """Return the stacks of all threads, as text."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
-    for ident, frame in sys._current_frames().items():  # noqa: SLF001
+    for ident, frame in sys._current_frames().items():
         stack = "".join(traceback.format_stack(frame))
         parts.append(f"Thread {names.get(ident, ident)}:\n{stack}")
     return "\n".join(parts)[:STACKS_CHARS_MAX]

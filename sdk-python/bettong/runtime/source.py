@@ -13,7 +13,7 @@ from bettong.connector import Read, Source, StreamKind
 from bettong.errors import ProtocolError, SourceError
 from bettong.plan import FailurePolicy, Plan, SourcePlan
 from bettong.program.columns import SizeLimits
-from bettong.program.failure import RecordFailure, SkippedRecord
+from bettong.program.failure import RecordFailedError, SkippedRecord
 from bettong.program.source import SourceProgram
 from bettong.runtime import limits
 from bettong.runtime.batches import OutputRoute, Router, make_batches
@@ -386,7 +386,7 @@ class SourceMachine:
             return [self._on_trouble(stream, ProtocolError(problem), now_ms)]
         try:
             remembered = self._work(stream, read)
-        except RecordFailure as failure:
+        except RecordFailedError as failure:
             return [self._on_failure(stream, read, failure)]
         if read.records:
             stream.last_record_ms = now_ms
@@ -409,7 +409,7 @@ class SourceMachine:
         return ""
 
     def _work(self, stream: SourceStream, read: Read) -> RememberedRead:
-        """Run the fused steps on a read. Raises `RecordFailure`."""
+        """Run the fused steps on a read. Raises `RecordFailedError`."""
         self._skipped.clear()
         columns, latest_us = self._program.run(read.records, self._skipped.append)
         skipped = len(self._skipped)
@@ -454,7 +454,7 @@ class SourceMachine:
         return self._send_frame(stream, mark)
 
     def _on_failure(
-        self, stream: SourceStream, read: Read, failure: RecordFailure
+        self, stream: SourceStream, read: Read, failure: RecordFailedError
     ) -> source_pb2.SourceRequest:
         """Stop before a read with a record on which user code failed."""
         stream.state = StreamState.STOPPED

@@ -51,8 +51,10 @@ class RememberedRead:
 
 @dataclass(slots=True)
 class SourceStream:
-    """Invariants: `unsent` is a tail of `memory`; `parts_sent` batches of its first
-    read are sent in this generation. `position` is that of the last read taken.
+    """A stream from its opening to its committed end.
+
+    Invariants: `unsent` is a tail of `memory`; `parts_sent` batches of its first read
+    are sent in this generation. `position` is that of the last read taken.
 
     base: the position before the first read of `memory`; None: the start.
     """

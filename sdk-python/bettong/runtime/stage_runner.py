@@ -13,7 +13,7 @@ from bettong.dead_letter import build_dead_letter
 from bettong.errors import BettongError, CodecError, ErrorCode, ProtocolError
 from bettong.plan import FailurePolicy, Plan, StagePlan
 from bettong.program.columns import Columns, SizeLimits, too_large
-from bettong.program.failure import RecordFailure, SkippedRecord
+from bettong.program.failure import RecordFailedError, SkippedRecord
 from bettong.program.stage import Keys, StageProgram, Work
 from bettong.runtime import limits
 from bettong.runtime.batches import (
@@ -203,7 +203,7 @@ class StageRunner:
         """Take rows that were asked for; return whether the stage asked for them.
 
         Raises:
-            RecordFailure: a row cannot be read.
+            RecordFailedError: a row cannot be read.
         """
         if message.request != self._asked or self._cache is None:
             return False
@@ -212,7 +212,7 @@ class StageRunner:
         try:
             self._cache.install(rows.keys, rows.values, rows.absent)
         except BettongError as error:
-            raise RecordFailure(error, step=f"state of {self.name}") from error
+            raise RecordFailedError(error, step=f"state of {self.name}") from error
         if not message.more:
             self._asked = None
             self._state = StageState.READY
@@ -234,10 +234,10 @@ class StageRunner:
             if self._barrier is not None:
                 return self._run_barrier(self._barrier)
             return self._take(self._queue.popleft())
-        except RecordFailure as failure:
+        except RecordFailedError as failure:
             return [self.stop(failure)]
 
-    def stop(self, failure: RecordFailure) -> compute_pb2.ComputeRequest:
+    def stop(self, failure: RecordFailedError) -> compute_pb2.ComputeRequest:
         """Take no more input until the next reset; say why."""
         self._state = StageState.STOPPED
         self._queue.clear()
@@ -297,7 +297,7 @@ class StageRunner:
             return None
         try:
             return self._program.decode(keys, column, input_number)
-        except RecordFailure:
+        except RecordFailedError:
             if self._policy is FailurePolicy.FAIL:
                 raise
             return None
@@ -319,7 +319,7 @@ class StageRunner:
                 value = None
                 if index not in null_indices:
                     (value,) = self._program.decode(key, [data], input_number)
-            except RecordFailure as failure:
+            except RecordFailedError as failure:
                 if self._policy is FailurePolicy.FAIL:
                     raise
                 self._on_skip(
@@ -448,7 +448,7 @@ class StageRunner:
         try:
             rows = self._cache.flush(epoch)
         except StateCodecError as error:
-            raise RecordFailure(
+            raise RecordFailedError(
                 error, step=f"state of {self.name}", key=error.key
             ) from error
         for dirty in rows:
@@ -536,14 +536,16 @@ class StageRunner:
                 f"a row of {self.name!r} has schema version {highest}, this program"
                 f" knows {known}: start the newer program"
             )
-            raise RecordFailure(error, step=f"state of {self.name}") from error
+            raise RecordFailedError(error, step=f"state of {self.name}") from error
 
     def _check_state_sizes(self, keys: list[bytes], values: list[bytes]) -> None:
         limit = self._sizes.state
         if values and max(map(len, values)) > limit:
             index = max(range(len(values)), key=lambda i: len(values[i]))
             error = too_large("state", len(values[index]), limit)
-            raise RecordFailure(error, step=f"state of {self.name}", key=keys[index])
+            raise RecordFailedError(
+                error, step=f"state of {self.name}", key=keys[index]
+            )
 
     def _new_cache(self, partitions: int) -> StageCache | None:
         keyed, key_codec = self._stage.keyed, self._stage.key_codec

@@ -16,7 +16,7 @@ from bettong.errors import (
     SourceError,
     TooLargeError,
 )
-from bettong.program.failure import RecordFailure
+from bettong.program.failure import RecordFailedError
 from bettong_proto.plugin.v1 import error_pb2
 
 # The protocol asks for at most 64 KiB a field.
@@ -24,7 +24,7 @@ TEXT_CHARS_MAX = 16 * 1024
 DETAIL_CHARS_MAX = 1024
 
 
-def record_error(failure: RecordFailure, *, owner: str) -> error_pb2.Error:
+def record_error(failure: RecordFailedError, *, owner: str) -> error_pb2.Error:
     """Describe a record on which user code or a codec failed."""
     cause = failure.cause
     is_too_large = isinstance(cause, TooLargeError)
@@ -90,7 +90,7 @@ def stack_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-TEXT_CHARS_MAX:]
 
 
-def _detail(failure: RecordFailure) -> str:
+def _detail(failure: RecordFailedError) -> str:
     cause = failure.cause
     if failure.value is None:
         return f"{cause}"[:DETAIL_CHARS_MAX]
@@ -101,7 +101,7 @@ def _detail(failure: RecordFailure) -> str:
     return f"{cause}; the value was {value[:DETAIL_CHARS_MAX]}"
 
 
-def to_wire(code: ErrorCode) -> "error_pb2.ErrorCode":
+def to_wire(code: ErrorCode) -> "error_pb2.ErrorCode.ValueType":
     """Return the code of the protocol; the numbers are the same."""
     # Enum values are plain ints at run time; only the stubs tell them apart.
-    return cast("error_pb2.ErrorCode", int(code))
+    return cast("error_pb2.ErrorCode.ValueType", int(code))

@@ -89,9 +89,18 @@ class EngineDouble:
         self.durable: dict[tuple[str, int], int] = {}
         self.errors: list[Any] = []
         self.state_gets = 0
-        self.sources = {source.name: self._new_source(source) for source in plan.sources}
+        self.sources = {
+            source.name: self._new_source(source) for source in plan.sources
+        }
         self.compute = self._new_compute()
         self.sinks = {sink.name: SinkMachine(sink) for sink in plan.sinks}
+        self._to_source: dict[str, deque[source_pb2.SourceResponse]] = {
+            name: deque() for name in self.sources
+        }
+        self._to_compute: deque[compute_pb2.ComputeResponse] = deque()
+        self._to_sink: dict[str, deque[sink_pb2.SinkResponse]] = {
+            name: deque() for name in self.sinks
+        }
         self._found: dict[str, list[str]] = {name: [] for name in self.sources}
         self._complete: set[str] = set()
         self.reset()
@@ -101,6 +110,7 @@ class EngineDouble:
     def crash_compute(self) -> None:
         """Lose the computation's memory, then go on in a new generation."""
         self.compute = self._new_compute()
+        self._to_compute.clear()
         self.reset()
 
     def crash_source(self) -> None:
@@ -109,23 +119,21 @@ class EngineDouble:
             assert source.connector.kind is StreamKind.SHARED, "local streams are lost"
             self.sources[source.name].close()
             self.sources[source.name] = self._new_source(source)
+            self._to_source[source.name].clear()
         self._complete.clear()
         self.reset()
 
     def crash_sink(self) -> None:
         """Lose the sink processes' memory; sinks need no generation, but get one."""
         self.sinks = {sink.name: SinkMachine(sink) for sink in self.plan.sinks}
+        for queue in self._to_sink.values():
+            queue.clear()
         self.reset()
 
     def reset(self) -> None:
         """Go back to the committed epoch, with a new generation and new routes."""
         self.generation += self.rng.randint(1, 3)
-        self._to_source: dict[str, deque[source_pb2.SourceResponse]] = {}
-        self._to_compute: deque[compute_pb2.ComputeResponse] = deque()
-        self._to_sink: dict[str, deque[sink_pb2.SinkResponse]] = {}
-        self._epochs: dict[int, OpenEpoch] = {
-            self.committed_epoch + 1: OpenEpoch()
-        }
+        self._epochs: dict[int, OpenEpoch] = {self.committed_epoch + 1: OpenEpoch()}
         self._cut_epoch = self.committed_epoch
         self._in_read: set[tuple[str, str]] = set()
         self._frames: dict[tuple[str, str], int] = {}
@@ -139,20 +147,17 @@ class EngineDouble:
             TARGETS[self.rng.randrange(2)] if self.options.has_two_targets else 7
             for _ in range(self.plan.partitions)
         ]
-        fed = {
-            edge.to_stage for source in self.plan.sources for edge in source.outputs
-        }
+        fed = {edge.to_stage for source in self.plan.sources for edge in source.outputs}
         self._stages = [
-            StageLink(
-                self.committed_epoch, self.committed_epoch, stage.name in fed
-            )
+            StageLink(self.committed_epoch, self.committed_epoch, stage.name in fed)
             for stage in self.plan.stages
         ]
         for name in self.sources:
-            self._to_source[name] = deque([self._source_reset(name)])
+            # What was on its way arrives before the reset.
+            self._to_source[name].append(self._source_reset(name))
         self._to_compute.append(self._compute_reset())
         for sink in self.plan.sinks:
-            self._to_sink[sink.name] = deque(
+            self._to_sink[sink.name].extend(
                 sink_pb2.SinkResponse(
                     open=sink_pb2.OpenSink(
                         partition=number,
@@ -167,7 +172,9 @@ class EngineDouble:
 
     # Running ---------------------------------------------------------------
 
-    def run(self, steps_max: int = 50_000, crash_at: dict[int, str] | None = None) -> None:
+    def run(
+        self, steps_max: int = 50_000, crash_at: dict[int, str] | None = None
+    ) -> None:
         """Step until the application is done, with faults at given steps."""
         for number in range(steps_max):
             fault = (crash_at or {}).get(number)
@@ -415,7 +422,8 @@ class EngineDouble:
                 assert message.state_get.generation == self.generation
                 self._on_state_get(message.state_get)
             case "delta":
-                self._on_delta(message.delta)
+                if message.delta.generation == self.generation:
+                    self._on_delta(message.delta)
             case "barrier_ack":
                 self._on_ack(message.barrier_ack)
             case "error":
@@ -469,7 +477,6 @@ class EngineDouble:
         return self.rows.get((stage, key))
 
     def _on_delta(self, delta: compute_pb2.Delta) -> None:
-        assert delta.generation == self.generation
         assert delta.epoch == self._stages[delta.stage].acked + 1
         epoch = self._epochs[delta.epoch]
         for part in delta.partitions:
@@ -655,9 +662,13 @@ class EngineDouble:
                     self._sink_next[home] = durable + 1
             case "progress":
                 home = (name, message.progress.partition)
+                if message.progress.generation < self.generation:
+                    return
                 assert message.progress.sequence > self.durable.get(home, 0)
                 self.durable[home] = message.progress.sequence
             case "refused":
+                if message.refused.generation < self.generation:
+                    return
                 home = (name, message.refused.partition)
                 self._sink_next.pop(home, None)
                 self._to_sink[name].append(
@@ -672,6 +683,8 @@ class EngineDouble:
                 self._sink_next[home] = message.refused.sequence
             case "error":
                 home = (name, message.error.partition)
+                if message.error.generation < self.generation:
+                    return
                 self._sink_next.pop(home, None)
                 self.errors.append(message.error.error)
 

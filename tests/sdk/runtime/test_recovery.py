@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.sdk.runtime.engine_double import EngineDouble, Options
+from tests.sdk.runtime.memory_connectors import ListSink, ListSource
 
 import bettong as bt
 from bettong.plan import Plan
-from tests.sdk.runtime.engine_double import EngineDouble, Options
-from tests.sdk.runtime.memory_connectors import ListSink, ListSource
 
 FAULTS = ("reset", "crash_compute", "crash_source", "crash_sink")
 WORDS_A_STREAM = 40
@@ -103,9 +103,7 @@ def test_run_without_faults_gives_what_a_plain_loop_gives(seed: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    faults=st.dictionaries(
-        st.integers(0, 1500), st.sampled_from(FAULTS), max_size=6
-    ),
+    faults=st.dictionaries(st.integers(0, 1500), st.sampled_from(FAULTS), max_size=6),
     credit=st.sampled_from([1, 5, 40, 1000]),
     batch_records=st.sampled_from([1, 4, 100]),
     cut_ratio=st.sampled_from([0.02, 0.2, 0.5]),
@@ -139,9 +137,7 @@ def test_faults_at_any_step_change_no_output(
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32), faults=st.sets(st.integers(0, 1000), max_size=4))
-def test_local_streams_survive_resets_from_memory(
-    seed: int, faults: set[int]
-) -> None:
+def test_local_streams_survive_resets_from_memory(seed: int, faults: set[int]) -> None:
     sink = ListSink()
     plan, source = make_plan(sink, kind=bt.StreamKind.LOCAL)
 
