@@ -119,12 +119,13 @@ class _StageRun:
 class FlowLimits:
     """Credit that a channel starts with.
 
-    Large enough to keep a computation busy for some tens of milliseconds, small
-    enough that a barrier behind it does not wait long.
+    Enough that a sender never idles while its receiver works (measured: with a
+    quarter of it, a third of the throughput is lost), small enough that a barrier
+    behind it waits some tens of milliseconds at most.
     """
 
-    credit_records: int = 16_384
-    credit_bytes: int = 1 << 20
+    credit_records: int = 65_536
+    credit_bytes: int = 4 << 20
 
 
 class Dataflow:

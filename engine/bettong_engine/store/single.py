@@ -1,91 +1,93 @@
 """The store of a lone worker: one SQLite file, one fsynced transaction an epoch.
 
-An epoch's deltas wait in memory until the transaction that commits it; then both
-become durable together. So the commit record and what it speaks of cannot part: a
-file that was torn in the middle of a write has neither.
+Deltas wait in memory, not in an open transaction, until the one that commits their
+epoch; then both become durable together. So the commit record and what it speaks of
+cannot part, a failed transaction loses nothing that waits, and a snapshot or a
+truncation may come between without a thought. Waiting deltas of later epochs go
+along: until their own commit record is there, `truncate_after` drops them.
 
-Write-ahead log with synchronous=FULL: each transaction is one fsync of the log.
+Every row carries a seal, and a summary in the same transaction the sum of all seals:
+a row that changed, vanished or came back is noticed. The summary is a row of the
+records' table because it then shares their page, and costs no write of its own.
 """
 
-import sqlite3
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
+from dataclasses import replace
 from pathlib import Path
 
 from bettong_engine.core.delta import StoredDelta
-from bettong_engine.core.ids import Epoch, Generation, PartitionId
 from bettong_engine.errors import (
-    StateCorruptedError,
+    ConfigError,
     StateLostError,
     StoreUnavailableError,
+    StoreUnknownError,
+)
+from bettong_engine.store import segments, sqlite
+from bettong_engine.store.contract import (
+    check_append,
+    check_snapshot,
+    check_truncation,
 )
 from bettong_engine.store.directory import DataDirectory
 from bettong_engine.store.interface import (
+    LEADER_KEY,
     Applied,
     Conflict,
     LoadedPartition,
     Meta,
     StoredSnapshot,
     Versioned,
+    Watcher,
 )
+from bettong_engine.store.tables import SCHEMA, Tables
 
-FILE = "bettong.db"
-# "Btng", told by `file` and by SQLite itself.
-APPLICATION_ID = 0x42746E67
-FORMAT_VERSION = 1
-CHECK_BYTES = 16
-# Pages of log before it is folded into the file: 16 MiB.
-AUTOCHECKPOINT_PAGES = 4096
-
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE record (
-    name TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE delta (
-    epoch INTEGER NOT NULL, partition INTEGER NOT NULL, generation INTEGER NOT NULL,
-    digest BLOB NOT NULL, body BLOB NOT NULL, checksum BLOB NOT NULL
-);
-CREATE INDEX delta_place ON delta (partition, epoch);
-CREATE TABLE snapshot (
-    partition INTEGER PRIMARY KEY, epoch INTEGER NOT NULL,
-    digest BLOB NOT NULL, body BLOB NOT NULL, checksum BLOB NOT NULL
-);
-"""
+# A log of this size is worth copying while nobody waits: a quarter of the size at
+# which a commit has to do it.
+TIDY_BYTES = sqlite.LOG_BYTES_MAX // 4
+# What a transaction writes beside bodies: a few pages.
+PAGES_BYTES = 4 * sqlite.PAGE_BYTES
 
 
 class SingleStore:
-    """Invariant: an epoch is in the file if and only if its commit record is.
+    """Keeps both contracts in `path`, which it locks while it is open.
 
-    is_memory: durability `memory` with a data directory; then only what the
-    application is and that it once committed something are kept, so that a restart
-    finds out that its state is lost.
+    is_memory: durability `memory` in a data directory. Then only what the
+    application is, and that it has committed something, are on disk: enough for a
+    restart to find out that its state is lost.
+
+    Invariant: a delta that was appended waits until it is durable or truncated.
     """
 
     def __init__(self, path: Path, *, is_memory: bool = False) -> None:
-        self.path = path / FILE
         self._directory = DataDirectory(path)
         self._is_memory = is_memory
-        self._has_lost_mark = False
-        self._database: sqlite3.Connection | None = None
-        # Deltas by epoch, until a transaction makes them durable.
-        self._waiting: dict[int, list[StoredDelta]] = {}
+        self._opened: sqlite.Database | None = None
+        self._tables = Tables()
+        self._waiting: list[StoredDelta] = []
+        self._is_leader = False
+        # About what the log has grown by since `tidy`.
+        self._log_bytes = 0
+        # The outcome of the last transaction is not known.
+        self._is_unsettled = False
+        self._watchers: list[Watcher] = []
 
-    def open(self, lock_wait_s: float = 0.0) -> None:
-        """Lock the directory and open the file, making both if need be.
+    def open(self, wait_s: float = 0.0) -> None:
+        """Lock the directory and open its file, made if they are missing.
+
+        Args:
+            wait_s: how long to wait for an engine that holds the directory.
 
         Raises:
-            ConfigError: the directory is in use, or cannot be made.
-            StateCorruptedError: the file is damaged, foreign or of a newer format.
-            StateLostError: the application's state was kept in memory only, and is
-                gone.
+            ConfigError: the directory is in use, cannot be used, or belongs to an
+                application of another durability.
+            StateCorruptedError: the file is damaged, foreign, or of another format.
+            StateLostError: the state was in the memory of an engine that has ended.
         """
-        self._directory.open(lock_wait_s)
+        self._directory.lock(wait_s)
         try:
             self._open_file()
-            self._check_lost()
+            self._check_owner()
         except BaseException:
             self.close()
             raise
@@ -94,281 +96,216 @@ class SingleStore:
 
     def meta(self) -> Meta | None:
         """Return what was created, or None."""
-        with self._reading() as database:
-            rows = dict(database.execute("SELECT name, value FROM meta"))
-        if "history" not in rows:
-            return None
-        return Meta(
-            rows["cluster_id"],
-            rows["history"],
-            rows["application"],
-            rows["durability"].decode(),
-            rows["coordination"].decode(),
-        )
+        return self._tables.meta
 
     def create(self, meta: Meta) -> None:
         """Create the application, durably."""
-        values = {
-            "cluster_id": meta.cluster_id,
-            "history": meta.history,
-            "application": meta.application,
-            "durability": meta.durability.encode(),
-            "coordination": meta.coordination.encode(),
-        }
-        with self._writing() as database:
-            database.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+        assert self._tables.meta in (None, meta), "an application is created once"
+        wanted = "memory" if self._is_memory else "disk"
+        assert meta.durability == wanted, "the store was opened for another durability"
+        with self._writing() as tables:
+            tables.put_meta(self._database.connection, meta)
+        self._directory.write_identity(meta.cluster_id)
 
     def update_application(self, application: bytes) -> None:
         """Replace the registered application, durably."""
-        with self._writing() as database:
-            database.execute(
-                "UPDATE meta SET value = ? WHERE name = 'application'", (application,)
+        meta = self._tables.meta
+        assert meta is not None, "create comes first"
+        with self._writing() as tables:
+            tables.put_meta(
+                self._database.connection, replace(meta, application=application)
             )
 
     # Records.
 
     def campaign(self, candidate: bytes) -> int:
         """Become the leader; return the new term."""
-        found = self.get(["term", "leader"])
-        term = 1
-        if "term" in found:
-            term += struct.unpack(">Q", found["term"].value)[0]
-        self.transact({}, {"term": struct.pack(">Q", term), "leader": candidate})
-        return term
+        result = self.transact({}, {LEADER_KEY: candidate})
+        assert isinstance(result, Applied), "it has no guards"
+        self._is_leader = True
+        return result.revision
+
+    def keepalive(self) -> bool:
+        """Return whether a campaign was won: the lock keeps others away."""
+        return self._is_leader
 
     def get(self, keys: Sequence[str]) -> dict[str, Versioned]:
-        """Return the values of those keys that exist."""
-        with self._reading() as database:
-            rows = database.execute("SELECT name, value, revision FROM record")
-            found = {name: Versioned(value, revision) for name, value, revision in rows}
-        return {key: found[key] for key in keys if key in found}
+        """Return the records of those keys that exist."""
+        if self._is_unsettled:
+            self._settle()
+        return self._tables.records.get(keys)
 
     def transact(
         self, guards: Mapping[str, int], puts: Mapping[str, bytes]
     ) -> Applied | Conflict:
         """Write `puts` and all waiting deltas, durably, if the guards hold."""
-        with self._writing() as database:
-            rows = database.execute("SELECT name, value, revision FROM record")
-            found = {name: Versioned(value, revision) for name, value, revision in rows}
-            for key, revision in guards.items():
-                if (found[key].revision if key in found else 0) != revision:
-                    return Conflict({k: found[k] for k in guards if k in found})
-            newest = 1 + max((v.revision for v in found.values()), default=0)
-            if not self._is_memory:
-                database.executemany(
-                    "INSERT INTO delta VALUES (?, ?, ?, ?, ?, ?)", self._rows()
-                )
-            elif "commit" in puts and not self._has_lost_mark:
-                database.execute("INSERT INTO meta VALUES ('in_memory', x'01')")
-                self._has_lost_mark = True
-            database.executemany(
-                "INSERT OR REPLACE INTO record VALUES (?, ?, ?)",
-                [(key, value, newest) for key, value in puts.items()],
-            )
+        if self._is_unsettled:
+            self._settle()
+        if conflict := self._tables.records.conflict_with(guards):
+            return conflict
+        if self._is_memory:
+            self._mark_committed()
+            revision = self._tables.records.put(puts)
+        else:
+            with self._writing(is_repeatable=False) as tables:
+                connection = self._database.connection
+                tables.add_deltas(connection, self._waiting)
+                revision = tables.put_records(connection, puts)
         self._waiting.clear()
-        return Applied(newest)
+        for watcher in self._watchers:
+            watcher(frozenset(puts))
+        return Applied(revision)
+
+    def watch(self, on_change: Watcher) -> None:
+        """Call `on_change` with the keys of each later transaction."""
+        self._watchers.append(on_change)
 
     # Deltas and snapshots.
 
     def append(self, epoch: int, deltas: Sequence[StoredDelta]) -> None:
         """Take an epoch's deltas; the next transaction makes them durable."""
-        self._waiting[epoch] = list(deltas)
+        last = self._tables.segments.last_epoch
+        if self._waiting:
+            last = self._waiting[-1].epoch
+        check_append(epoch, deltas, last)
+        self._waiting += deltas
+
+    def sync(self) -> None:
+        """Make durable what waits."""
+        if not self._waiting:
+            return
+        if self._is_memory:
+            self._mark_committed()
+        else:
+            with self._writing() as tables:
+                tables.add_deltas(self._database.connection, self._waiting)
+        self._waiting.clear()
 
     def truncate_after(self, epoch: int) -> None:
         """Drop the deltas of epochs after `epoch`, waiting or durable."""
-        self._waiting = {e: d for e, d in self._waiting.items() if e <= epoch}
-        with self._writing() as database:
-            database.execute("DELETE FROM delta WHERE epoch > ?", (epoch,))
+        check_truncation(epoch, self._tables.snapshot_epochs)
+        self._waiting = [delta for delta in self._waiting if delta.epoch <= epoch]
+        if self._tables.segments.last_epoch > epoch:
+            with self._writing() as tables:
+                tables.segments = segments.truncate_after(
+                    self._database.connection, tables.segments, epoch
+                )
 
     def load(self) -> Iterator[LoadedPartition]:
-        """Yield every partition that has anything.
+        """Yield every partition that has anything, ascending.
 
-        Raises:
-            StateCorruptedError: a delta or snapshot is not what was written.
+        Everything is read and compared before the first is yielded. Takes as much
+        memory as all deltas that no snapshot covers, and one snapshot.
         """
-        with self._reading() as database:
-            numbers = database.execute(
-                "SELECT partition FROM delta UNION SELECT partition FROM snapshot"
-            ).fetchall()
-        for (number,) in numbers:
-            yield self._load(number)
+        with self._database.reading() as connection:
+            deltas = self._tables.load_deltas(connection)
+        for partition in sorted({*deltas, *self._tables.snapshot_epochs}):
+            with self._database.reading() as connection:
+                snapshot = self._tables.load_snapshot(connection, partition)
+            yield LoadedPartition(partition, snapshot, deltas.pop(partition, []))
 
     def put_snapshot(self, snapshot: StoredSnapshot) -> None:
-        """Replace a partition's snapshot and drop the deltas that it holds.
-
-        Deltas that wait stay waiting: they are of later epochs.
-        """
+        """Replace a partition's snapshot and drop its deltas up to that epoch."""
+        known = self._tables.snapshot_epochs.get(snapshot.partition, 0)
+        check_snapshot(snapshot, known, self._waiting)
         if self._is_memory:
             return
-        place, head = snapshot.partition, _head(snapshot.partition, snapshot.epoch)
-        checksum = _checksum(head, snapshot.digest, snapshot.body)
-        with self._writing() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?)",
-                (place, snapshot.epoch, snapshot.digest, snapshot.body, checksum),
+        with self._writing() as tables:
+            connection = self._database.connection
+            tables.put_snapshot(connection, snapshot)
+            tables.segments = segments.sweep(
+                connection, tables.segments, tables.snapshot_epochs
             )
-            database.execute(
-                "DELETE FROM delta WHERE partition = ? AND epoch <= ?",
-                (place, snapshot.epoch),
-            )
+        self._log_bytes += len(snapshot.body)
+
+    def tidy(self) -> None:
+        """Copy the log into the file, if it has grown, before a commit has to."""
+        if self._log_bytes >= TIDY_BYTES:
+            self._database.shorten_log()
+            self._log_bytes = 0
 
     def close(self) -> None:
         """Release file and lock; what waits is dropped."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-        self._directory.close()
+        self._is_leader = False
+        self._waiting.clear()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+        self._directory.unlock()
 
     # Inside.
 
+    @property
+    def _database(self) -> sqlite.Database:
+        assert self._opened is not None, "the store is open"
+        return self._opened
+
     def _open_file(self) -> None:
-        is_new = not self.path.exists()
-        if is_new:
-            self.path.touch(mode=0o600)
-        database = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False
-        )
-        self._database = database
-        with self._reading():
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            identity = database.execute("PRAGMA application_id").fetchone()[0]
-            tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[
-                0
-            ]
-        if tables and identity != APPLICATION_ID:
-            raise StateCorruptedError(
-                f"{self.path} is a database of another program; move it away"
-            )
-        if version > FORMAT_VERSION:
-            raise StateCorruptedError(
-                f"{self.path} has format {version}, this engine reads up to"
-                f" {FORMAT_VERSION}; start the newer engine that wrote it"
-            )
-        with self._reading():
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}")
-            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise StateCorruptedError(self._damaged(found))
-        if not tables:
-            with self._writing():
-                for statement in _SCHEMA.split(";"):
-                    database.execute(statement)
-                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        path = self._directory.database
+        if self._directory.is_new():
+            sqlite.create_file(path, SCHEMA, Tables().write_summary)
+        sqlite.check_header(path)
+        was_ended_well = not path.with_name(f"{path.name}-wal").exists()
+        self._opened = sqlite.Database(path)
+        self._opened.check_structure()
+        if not was_ended_well:
+            # What an unfinished fsync left in the log is read back from memory, and
+            # may not be on the disk: bring it there before anybody relies on it.
+            self._opened.empty_log()
+        with self._opened.reading() as connection:
+            self._tables = Tables.read(connection)
 
-    def _check_lost(self) -> None:
-        with self._reading() as database:
-            rows = dict(database.execute("SELECT name, value FROM meta"))
-        if "in_memory" in rows:
+    def _check_owner(self) -> None:
+        tables, path = self._tables, self._directory.path
+        self._directory.check_identity(tables.meta.cluster_id if tables.meta else None)
+        if tables.is_state_in_memory:
             raise StateLostError(
-                f"the application in {self.path.parent} was run with durability memory:"
-                " its state ended with its engine. It is not started empty by accident:"
-                " to begin a new history, remove the directory (and what its sinks have"
-                " written), or name another with --data-dir"
+                f"the state of the application in {path} was kept in memory only, by"
+                " an engine that has ended. It is not started empty by accident: to"
+                " start it anew, remove that directory, and what its sinks have"
+                " written; to have it survive next time, use durability disk"
+            )
+        durability = "memory" if self._is_memory else "disk"
+        if tables.meta is not None and tables.meta.durability != durability:
+            raise ConfigError(
+                f"the application in {path} was created with durability"
+                f" {tables.meta.durability}, not {durability}: start it with that one,"
+                " or name another data directory"
             )
 
-    def _rows(self) -> Iterator[tuple[int, int, int, bytes, bytes, bytes]]:
-        for epoch in sorted(self._waiting):
-            for delta in self._waiting[epoch]:
-                head = _head(delta.partition, delta.epoch)
-                checksum = _checksum(head, delta.digest, delta.body)
-                yield (
-                    delta.epoch,
-                    delta.partition,
-                    delta.generation,
-                    delta.digest,
-                    delta.body,
-                    checksum,
-                )
+    def _mark_committed(self) -> None:
+        """Note that state exists that is not on disk; only the first time."""
+        if self._waiting and not self._tables.is_state_in_memory:
+            with self._writing() as tables:
+                tables.mark_state_in_memory(self._database.connection)
 
-    def _load(self, number: int) -> LoadedPartition:
-        with self._reading() as database:
-            row = database.execute(
-                "SELECT epoch, digest, body, checksum FROM snapshot"
-                " WHERE partition = ?",
-                (number,),
-            ).fetchone()
-            rows = database.execute(
-                "SELECT epoch, generation, digest, body, checksum FROM delta"
-                " WHERE partition = ? ORDER BY epoch",
-                (number,),
-            ).fetchall()
-        snapshot = None
-        if row is not None:
-            epoch, digest, body, checksum = row
-            self._check(number, epoch, digest, body, checksum)
-            snapshot = StoredSnapshot(number, epoch, digest, body)
-        deltas = []
-        for epoch, generation, digest, body, checksum in rows:
-            self._check(number, epoch, digest, body, checksum)
-            deltas.append(
-                StoredDelta(
-                    PartitionId(number),
-                    Epoch(epoch),
-                    Generation(generation),
-                    digest,
-                    body,
-                )
-            )
-        return LoadedPartition(number, snapshot, deltas)
+    def _settle(self) -> None:
+        """Make sure that a transaction of unknown outcome is not applied.
 
-    def _check(
-        self, partition: int, epoch: int, digest: bytes, body: bytes, checksum: bytes
-    ) -> None:
-        if _checksum(_head(partition, epoch), digest, body) != checksum:
-            raise StateCorruptedError(
-                self._damaged(
-                    f"partition {partition}, epoch {epoch} fails its checksum"
-                )
-            )
+        SQLite counts it as undone, but its frames may be in the log, where a crash
+        would find them. The next transaction takes their place, whatever it writes.
+        """
+        with self._writing():
+            pass
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        assert self._database is not None, "the store is open"
+    def _writing(self, *, is_repeatable: bool = True) -> Iterator[Tables]:
+        """Change tables in one durable transaction, or not at all.
+
+        is_repeatable: doing it twice is as good as once, so that an unknown outcome
+        need not concern the caller.
+        """
+        draft = self._tables.copy()
+        size = sum(len(delta.body) for delta in self._waiting) + PAGES_BYTES
         try:
-            yield self._database
-        except sqlite3.DatabaseError as error:
-            raise self._translated(error) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Run one durable transaction; undone whole if anything raises."""
-        with self._reading() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            except BaseException:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
-
-    def _translated(
-        self, error: sqlite3.DatabaseError
-    ) -> StoreUnavailableError | StateCorruptedError:
-        name = getattr(error, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or not name:
-            return StateCorruptedError(self._damaged(str(error)))
-        return StoreUnavailableError(
-            f"{self.path} cannot be written ({name}: {error}): free space or mend the"
-            " disk; nothing is lost, and it is tried again"
-        )
-
-    def _damaged(self, why: str) -> str:
-        return (
-            f"{self.path} is damaged ({why}); restore the data directory from a backup,"
-            " or begin anew in another one"
-        )
-
-
-def _head(partition: int, epoch: int) -> bytes:
-    return struct.pack(">QQ", partition, epoch)
-
-
-def _checksum(head: bytes, digest: bytes, body: bytes) -> bytes:
-    found = blake2b(head, digest_size=CHECK_BYTES)
-    found.update(digest)
-    found.update(body)
-    return found.digest()
+            with self._database.transaction() as connection:
+                yield draft
+                draft.write_summary(connection)
+        except StoreUnknownError as error:
+            self._is_unsettled = True
+            if is_repeatable:
+                raise StoreUnavailableError(str(error)) from error
+            raise
+        self._tables = draft
+        self._is_unsettled = False
+        self._log_bytes += size

@@ -80,6 +80,15 @@ class ChainWriter:
         """Return whether the values column is left out as long as possible."""
         return edge.number in self._options.trusts_keys and may_be_key(edge)
 
+    def only_column(self, chain: Chain) -> str | None:
+        """Return the column that all values go to as they are, if it is so simple."""
+        if chain.steps or chain.branches or chain.choose or len(chain.edges) != 1:
+            return None
+        edge = chain.edges[0]
+        if self.has_keys(edge) or self.has_times(edge) or self._options.encodes:
+            return None
+        return None if self.trusts(edge) else f"x{edge.number}"
+
     def write_prologue(self) -> None:
         """Unpack the slots into local names."""
         for edge in self._edges:

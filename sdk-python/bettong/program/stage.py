@@ -19,6 +19,7 @@ from bettong.program.columns import (
     new_slot,
 )
 from bettong.program.emitter import Emitter
+from bettong.program.emitting import emitting
 from bettong.program.failure import Blame, OnSkip, RecordFailedError
 from bettong.program.source import encode_column
 from bettong.program.state_writer import StateWriter
@@ -481,8 +482,12 @@ class _Head:
             assert keyed.on_timer is not None, f"step {step!r} has no on_timer"
             function, is_generator = keyed.on_timer, keyed.on_timer_is_generator
             step = f"{step}.on_timer"
-        name = emitter.bind(function, step)
         output = emitter.fresh("v")
+        emits = emitting(function) if is_generator else None
+        if emits is not None:
+            self._write_emitting_call(emits, step, arguments, output)
+            return
+        name = emitter.bind(function, step)
         if is_generator:
             with emitter.block(f"for {output} in {name}{arguments}:", step=step):
                 self._writer.write(chain, output)
@@ -490,6 +495,21 @@ class _Head:
             emitter.line(f"{output} = {name}{arguments}", step=step)
             with emitter.block(f"if {output} is not None:"):
                 self._writer.write(chain, output)
+
+    def _write_emitting_call(
+        self, function: Callable[..., None], step: str, arguments: str, output: str
+    ) -> None:
+        """Write the call of a function that takes `emit`, and what follows it."""
+        emitter, chain = self._emitter, self._program.plan.chain
+        name = emitter.bind(function, step)
+        column = self._writer.only_column(chain)
+        if column is not None:
+            emitter.line(f"{name}({arguments[1:-1]}, {column}_add)", step=step)
+            return
+        emitter.line("outputs = []")
+        emitter.line(f"{name}({arguments[1:-1]}, outputs.append)", step=step)
+        with emitter.block(f"for {output} in outputs:"):
+            self._writer.write(chain, output)
 
     def _write_save(self, keyed: KeyedStep) -> None:
         """Under a policy, write down the state: the next call may have to undo."""

@@ -83,11 +83,14 @@ def _generate(
     state_type: type, encode: Callable[[Any], bytes]
 ) -> tuple[EncodeMany, EncodeOne]:
     names = [field.name for field in dataclasses.fields(state_type)]
+    # A struct of the same fields is encoded faster than a dict (260, 345 ns).
+    struct = msgspec.defstruct(state_type.__name__, names, gc=False)
     emitter = Emitter(f"state {state_type.__name__}")
     function = emitter.bind(encode, "encode")
-    fields = ", ".join(f"{name!r}: s.{name}" for name in names)
+    row = emitter.bind(struct, "row")
+    fields = ", ".join(f"s.{name}" for name in names)
     with emitter.block("def write(states):"):
-        emitter.line(f"return [{function}({{{fields}}}) for s in states]")
+        emitter.line(f"return [{function}({row}({fields})) for s in states]")
     with emitter.block("def write_one(s):"):
-        emitter.line(f"return {function}({{{fields}}})")
+        emitter.line(f"return {function}({row}({fields}))")
     return emitter.compile("write"), emitter.compile("write_one")

@@ -15,9 +15,10 @@ not, of the same generation.
 """
 
 import zlib
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from bettong.codec import KeyCodec
@@ -246,33 +247,32 @@ class StageCache:
         return partition, not asked or key not in asked
 
     def _group(self) -> list[DirtyRows]:
-        groups: dict[int, list[Entry]] = {}
+        groups: defaultdict[int, list[Entry]] = defaultdict(list)
         for entry in self._touched:
-            group = groups.get(entry.partition)
-            if group is None:
-                groups[entry.partition] = [entry]
-            else:
-                group.append(entry)
+            groups[entry.partition].append(entry)
         return [self._rows(groups[partition]) for partition in sorted(groups)]
 
     def _rows(self, group: list[Entry]) -> DirtyRows:
         keys = [entry.key_bytes for entry in group]
         states = [entry.state for entry in group]
         absent = []
-        if None in states:
+        # `None in states` would call the user's own __eq__ on each.
+        if NoneType in {*map(type, states)}:
             absent = [i for i, state in enumerate(states) if state is None]
             self._deleted.extend((self._open_epoch, keys[i]) for i in absent)
-        values = self._encode(group, states)
+        values = self._encode(group, states, has_absent=bool(absent))
         self._seen_bytes += sum(map(len, values))
         self._seen_values += len(values)
         return DirtyRows(group[0].partition, keys, values, absent)
 
-    def _encode(self, group: list[Entry], states: list[Any]) -> list[bytes]:
+    def _encode(
+        self, group: list[Entry], states: list[Any], *, has_absent: bool
+    ) -> list[bytes]:
         assert self._writer is not None, "only states are flushed"
         if self._keeps_saved:
             return [entry.saved or b"" for entry in group]
         try:
-            if None not in states:
+            if not has_absent:
                 return self._writer.encode_many(states)
             given = [state for state in states if state is not None]
             present = iter(self._writer.encode_many(given))

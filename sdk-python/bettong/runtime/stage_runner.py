@@ -270,11 +270,11 @@ class StageRunner:
         self._consuming = Consumption(
             message.channel, message.count, len(message.records)
         )
-        keys = list(records.keys) if records.keys else None
+        keys = records.keys[:] or None
         times = spread_times(records.event_time_us, message.count)
         values: list[Any] | None = None
         if not records.value_is_key:
-            column = list(records.values)
+            column = records.values[:]
             values = self._decode_fast(keys, column, records.nulls, message.input)
             if values is None:
                 good, values = self._decode_each(
