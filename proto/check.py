@@ -36,25 +36,42 @@ def _is_compatible() -> bool:
     """Compare with the protocol that landed last."""
     landed = os.environ.get("BETTONG_LANDED_REF") or _landed_ref()
     if landed is None:
-        print("buf breaking: no landed version of the protocol to compare with yet")
+        print("buf breaking: NOT RUN: no landed protocol to compare with")
         return True
+    print(f"buf breaking: compared with {landed}")
     against = f"{REPOSITORY / '.git'}#ref={landed},subdir=proto"
     command = ["buf", "breaking", "--against", against]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def _landed_ref() -> str | None:
-    """Return the newest commit of the landed branch that holds the protocol."""
+    """Return the landed branch; where it is HEAD, what was before the last change.
+
+    A clone of a submission has the submission itself as origin/main: with nothing
+    uncommitted, comparing with that would prove nothing.
+    """
+    head = _git("rev-parse", "HEAD")
     for ref in ("origin/main", "origin/HEAD"):
-        found = subprocess.run(
-            ["git", "rev-parse", "--verify", "--quiet", f"{ref}:proto/buf.yaml"],
-            cwd=REPOSITORY,
-            check=False,
-            capture_output=True,
-        )
-        if found.returncode == 0:
+        commit = _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+        if commit and commit != head and _holds_protocol(ref):
             return ref
-    return None
+    if _git("status", "--porcelain", "--", "proto/bettong") and _holds_protocol("HEAD"):
+        return "HEAD"
+    changed = _git("log", "-1", "--format=%H", "--", "proto/bettong")
+    before = f"{changed}~1"
+    return before if changed and _holds_protocol(before) else None
+
+
+def _holds_protocol(ref: str) -> bool:
+    return bool(_git("rev-parse", "--verify", "--quiet", f"{ref}:proto/buf.yaml"))
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints; nothing if it fails."""
+    found = subprocess.run(
+        ["git", *arguments], cwd=REPOSITORY, check=False, capture_output=True, text=True
+    )
+    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Services are called by their full method name, so no *_pb2_grpc files are made.
 """
 
 import re
+import shutil
 import sys
 import tempfile
 from importlib.resources import files
@@ -21,7 +22,7 @@ INIT = '"""Code generated from proto/: do not edit, run `make proto`."""\n'
 
 
 def generate(target: Path) -> None:
-    """Write the package into `target`."""
+    """Write the package into `target`, in place of what was there."""
     sources = sorted(
         str(path.relative_to(ROOT)) for path in ROOT.glob("bettong/**/*.proto")
     )
@@ -36,6 +37,8 @@ def generate(target: Path) -> None:
         ]
         if protoc.main(arguments) != 0:
             sys.exit("proto/generate.py: protoc failed")
+        # What no proto file makes any more would stay for ever.
+        shutil.rmtree(target, ignore_errors=True)
         made = Path(scratch) / "bettong"
         for path in sorted(made.rglob("*_pb2.py*")):
             text = path.read_text()

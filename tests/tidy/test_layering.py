@@ -14,8 +14,8 @@ CONNECTORS = ROOT / "connectors" / "python" / "bettong_connectors"
 # The core may use these of the standard library: nothing that does I/O, tells the
 # time, draws lots or runs beside something else.
 PURE = {
-    "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq",
-    "hmac", "itertools", "math", "operator", "typing", "zlib",
+    "bisect", "collections", "contextlib", "dataclasses", "enum", "functools",
+    "hashlib", "heapq", "hmac", "itertools", "math", "operator", "typing", "zlib",
 }  # fmt: skip
 
 # Room of the engine to what it may import: rooms, and other packages of ours.
@@ -47,6 +47,30 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_no_import_is_relative() -> None:
+    # The other tests read names, and a relative one has none to read.
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for folder in (ENGINE, SDK, CONNECTORS)
+        for path in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+
+    assert found == []
+
+
+def test_what_every_room_uses_imports_no_room() -> None:
+    found = [
+        f"{path.name}: {name}"
+        for path in sorted(ENGINE.glob("*.py"))
+        for name in imports_of(path)
+        if name.startswith("bettong")
+    ]
+
+    assert found == []
 
 
 def is_within(name: str, allowed: set[str]) -> bool:

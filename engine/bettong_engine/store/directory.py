@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,10 +64,12 @@ class DataDirectory:
                 f" ({holder or 'it has not said which'}); stop that one, or name"
                 " another data directory"
             )
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"pid {os.getpid()}, started {started}\n".encode(), 0)
         self._lock = lock
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        # Only a help: a full disk must not keep an engine from its data.
+        with suppress(OSError):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"pid {os.getpid()}, started {started}\n".encode(), 0)
 
     def unlock(self) -> None:
         """Let another engine have the directory."""

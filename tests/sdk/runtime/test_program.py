@@ -370,6 +370,7 @@ def test_chain_behind_a_keyed_step_sees_each_output() -> None:
 
 def test_missing_key_stops_the_batch_where_it_is_and_goes_on_there() -> None:
     run = StageRun(counting, is_generator=True)
+    run.cache.reset(committed_epoch=0, partitions=(), fresh=())
     run.cache.reset(committed_epoch=0, partitions=range(4), fresh=())
     run.cache.install([b"a"], [b""], [0])
     work = run.program.begin([b"a", b"b", b"a"], ["x", "x", "x"], None)

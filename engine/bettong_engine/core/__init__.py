@@ -1,0 +1,1 @@
+"""Decides: pure, synchronous, deterministic machines. No I/O, clock, chance, thread."""

@@ -1,0 +1,1 @@
+"""The only loops: events in, the core decides, effects out in order."""
