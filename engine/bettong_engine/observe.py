@@ -18,13 +18,15 @@ def configure_logging(*, level: str = "info", as_json: bool | None = None) -> No
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(pad_event_to=24)
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=22)
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(
+                fmt="iso" if as_json else "%H:%M:%S", utc=as_json
+            ),
             *([structlog.processors.format_exc_info] if as_json else []),
             renderer,
         ],

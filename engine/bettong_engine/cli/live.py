@@ -20,6 +20,8 @@ log = structlog.get_logger()
 REFRESH_S = 0.25
 PLAIN_INTERVAL_S = 5.0
 LINES_SHOWN = 8
+# A call of user code that runs for less is nothing to look at.
+BUSY_MS_SHOWN = 1_000
 
 _COLOURS = {"running": "green", "paused": "red", "waiting": "yellow"}
 
@@ -122,9 +124,8 @@ def _flows(status: admin_pb2.StatusResponse) -> Table:
             f"{behind:,} records, {sink.backlog_bytes:,} bytes",
         )
     for plugin in status.plugins:
-        busy = (
-            f"busy {plugin.busy_ms} ms in {plugin.busy_step}" if plugin.busy_ms else ""
-        )
+        is_stuck = plugin.busy_ms >= BUSY_MS_SHOWN
+        busy = f"busy {plugin.busy_ms} ms in {plugin.busy_step}" if is_stuck else ""
         table.add_row(
             "plugin",
             plugin.name,

@@ -75,7 +75,9 @@ def run_command(
 ) -> None:
     """Run a program to its end: a private engine with its plugin processes."""
     is_live = sys.stderr.isatty() if live is None else live
-    configure_logging(level=log_level or ("warning" if is_live else "info"))
+    configure_logging(
+        level=log_level or ("warning" if is_live else "info"), as_json=False
+    )
     options = EngineOptions(
         listen="",
         data_dir=data_dir,

@@ -50,6 +50,7 @@ from bettong_engine.runtime.clock import Clock
 from bettong_engine.runtime.compaction import Compaction
 from bettong_engine.runtime.meter import Meter
 from bettong_engine.runtime.options import EngineOptions
+from bettong_engine.runtime.plugin_logs import write_plugin_logs
 from bettong_engine.runtime.startup import Application, create_or_load
 from bettong_engine.runtime.store_task import EngineStore, Outcome, StoreTask
 from bettong_engine.runtime.supervisor import ManagedPlugin, Supervisor
@@ -66,6 +67,14 @@ log = structlog.get_logger()
 WORKER = WorkerId("worker-1")
 SHUTDOWN_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 10.0
+
+
+# Of a generation's states, those that last.
+_TOLD_STATES = (
+    CoordinatorState.RUNNING,
+    CoordinatorState.FINISHED,
+    CoordinatorState.DEPOSED,
+)
 
 
 class Ending(Enum):
@@ -314,10 +323,7 @@ class Engine:
 
     def on_plugin_logs(self, session: Session, logs: control_pb2.LogBatch) -> None:
         """Write a plugin's log lines into the engine's log."""
-        for entry in logs.entries:
-            _log_entry(session.name, entry)
-        if logs.dropped:
-            log.warning("plugin_logs_dropped", plugin=session.name, count=logs.dropped)
+        write_plugin_logs(session.name, logs)
 
     # Data streams.
 
@@ -534,7 +540,8 @@ class Engine:
             self.host.drop(session, effect.cause)
 
     def _on_state(self, change: StateChanged) -> None:
-        log.info(
+        write = log.info if change.state in _TOLD_STATES else log.debug
+        write(
             "generation_state",
             state=change.state.value,
             generation=change.generation,
@@ -583,17 +590,3 @@ class Engine:
         now_ms = self.clock.now_ms()
         self._queue.extend(self.worker.on_tick(now_ms))
         self._perform(self.coordinator.on_tick(now_ms))
-
-
-def _log_entry(plugin: str, entry: control_pb2.LogEntry) -> None:
-    write = {
-        control_pb2.LOG_LEVEL_DEBUG: log.debug,
-        control_pb2.LOG_LEVEL_WARNING: log.warning,
-        control_pb2.LOG_LEVEL_ERROR: log.error,
-    }.get(entry.level, log.info)
-    fields = {f"plugin_{k}": v for k, v in entry.fields.items()}
-    if entry.exception:
-        fields["exception"] = entry.exception
-    write(
-        "plugin_log", plugin=plugin, logger=entry.logger, text=entry.message, **fields
-    )

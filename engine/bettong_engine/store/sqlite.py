@@ -56,13 +56,11 @@ class Database:
         self.path = path
         with self._translated():
             self.connection = _connect(path)
-            self.connection.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
-            # Of a new file; then it is written in its header.
-            self.connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute("PRAGMA synchronous = FULL")
-            pages = LOG_BYTES_MAX // PAGE_BYTES
-            self.connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+            try:
+                self._configure()
+            except BaseException:
+                self.close()
+                raise
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -141,6 +139,15 @@ class Database:
             f"{self.path} is damaged: {what}; restore the whole data directory from a"
             " backup, nothing was changed"
         )
+
+    def _configure(self) -> None:
+        # Of a new file; then it is written in its header.
+        self.connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute("PRAGMA synchronous = FULL")
+        self.connection.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
+        pages = LOG_BYTES_MAX // PAGE_BYTES
+        self.connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
 
     def _roll_back(self) -> None:
         # Some errors have rolled back already.
