@@ -63,7 +63,9 @@ def create_or_load(
         store.create(meta)
     else:
         stored = application_pb2.Application.FromString(meta.application)
-        check_change(translate.topology_of(stored), topology, consent)
+        known = translate.topology_of(stored)
+        consent = consent.needed(known, topology)
+        check_change(known, topology, consent)
     term = Term(store.campaign(b"worker-1"))
     if read_record(store) is None:
         _write_first_record(store, topology, term)

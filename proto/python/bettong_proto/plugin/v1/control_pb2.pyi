@@ -406,13 +406,11 @@ class RegisterApplication(_message.Message):
     def application(self) -> _application_pb2.Application: ...
     @_builtins.property
     def drop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Consent of the operator to lose or to rename what is stored: "NAME", or
-        "STAGE/STATE" for one state.
-        """
+        """Consent of the operator to lose what is stored under these names."""
 
     @_builtins.property
     def rename(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """"OLD=NEW", each as in drop."""
+        """Consent to carry it over: "OLD=NEW"."""
 
     def __init__(
         self,
