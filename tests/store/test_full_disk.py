@@ -1,6 +1,7 @@
 """A full disk stops commits, says so, and loses nothing; room ends it."""
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,15 +23,21 @@ pytestmark = pytest.mark.needs_tool("tmpfs")
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one MiB."""
-    mount = tmp_path / "small"
-    mount.mkdir()
+def disk() -> Iterator[Path]:
+    """A disk of one MiB.
+
+    Not below tmp_path: what a failed test leaves open there would keep pytest from
+    cleaning up.
+    """
+    mount = Path(tempfile.mkdtemp(prefix="bettong-disk-"))
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "bettong-test", mount], check=True
     )
-    yield mount
-    subprocess.run(["umount", mount], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "--lazy", mount], check=True)
+        mount.rmdir()
 
 
 def make_room(disk: Path) -> None:

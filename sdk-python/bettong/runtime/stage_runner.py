@@ -381,8 +381,8 @@ class StageRunner:
         sent: list[compute_pb2.ComputeRequest] = []
         if barrier.is_firing:
             sent = self._fire(barrier)
-        # Not yet if timers are left, or their outputs found no credit.
-        if not barrier.is_firing and not self._kept:
+        # There is no step while an output is kept: those of the timers are all sent.
+        if not barrier.is_firing:
             sent += self._end_barrier(barrier, begun)
         barrier.cpu_s += self._cpu_clock() - begun
         return sent

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.sdk.runtime.memory_connectors import ListSink, ListSource
 
 import bettong as bt
 from bettong.codecs import msgpack
@@ -14,7 +15,6 @@ from bettong.program.columns import SizeLimits
 from bettong.runtime import limits
 from bettong.runtime.compute import ComputeMachine
 from bettong_proto.plugin.v1 import batch_pb2, compute_pb2, error_pb2
-from tests.sdk.runtime.memory_connectors import ListSink, ListSource
 
 PARTITIONS = 4
 NO_STATE: Any = None
@@ -33,15 +33,11 @@ def count(key: str, word: str, state: Count) -> str:
     return f"{key}{state.count}"
 
 
-def plan_of(
-    function: Any = count, *, second: bool = False, **how: Any
-) -> Plan:
+def plan_of(function: Any = count, *, second: bool = False, **how: Any) -> Plan:
     """One stage that counts words; with `second`, one more behind it."""
     on_error = how.pop("on_error", "fail")
     letters = ListSink(codec=bt.json) if on_error == "dead_letter" else None
-    app = bt.App(
-        "words", partitions=PARTITIONS, on_error=on_error, dead_letter=letters
-    )
+    app = bt.App("words", partitions=PARTITIONS, on_error=on_error, dead_letter=letters)
     stream = (
         app.source("lines", ListSource({}))
         .key_by(lambda word: word, key=str, name="by_word")
@@ -478,9 +474,7 @@ def test_dead_letter_goes_to_its_output_and_nothing_else() -> None:
 
     batches = [m.output.batch for m in bench.sent if m.HasField("output")]
     assert [(b.output, b.count) for b in batches] == [(0, 2), (1, 1)]
-    letter = bt.json.decode(
-        batch_pb2.Records.FromString(batches[1].records).values[0]
-    )
+    letter = bt.json.decode(batch_pb2.Records.FromString(batches[1].records).values[0])
     expected = build_dead_letter(
         step="count", key=b"bad", value="bad", error=ValueError("a bad word")
     )

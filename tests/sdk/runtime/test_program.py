@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.sdk.runtime.memory_connectors import ListSource
 
 import bettong as bt
 from bettong.codecs import msgpack, text
@@ -29,7 +30,6 @@ from bettong.program.source import SourceProgram
 from bettong.program.stage import StageProgram
 from bettong.program.state_writer import StateWriter
 from bettong.runtime.cache import StageCache
-from tests.sdk.runtime.memory_connectors import ListSource
 
 
 @dataclass
