@@ -33,11 +33,14 @@ class Load:
     deltas: int
     delta_bytes: int
     epochs: int
+    # Whether the engine is idle between two epochs, and has the store tidied up.
+    is_idle_between: bool = False
 
 
 LOADS = (
     Load("64 deltas of 100 B", 64, 100, 600),
     Load("64 deltas of 4 KiB", 64, 4 << 10, 400),
+    Load("  the same, tidied", 64, 4 << 10, 400, is_idle_between=True),
     Load("1 delta of 1 MiB", 1, 1 << 20, 200),
     Load("64 deltas of 64 KiB", 64, 64 << 10, 60),
 )
@@ -69,7 +72,8 @@ def run(load: Load, directory: Path) -> None:
         put_commit(store)
 
     payload = load.deltas * load.delta_bytes
-    report(load.name, *measured(commit, load.epochs), payload=payload)
+    between = store.tidy if load.is_idle_between else None
+    report(load.name, *measured(commit, load.epochs, between), payload=payload)
     store.close()
 
 
@@ -146,14 +150,20 @@ def measure_plain(path: Path) -> tuple[list[float], int, float]:
     return result
 
 
-def measured(call: Callable[[int], None], times: int) -> tuple[list[float], int, float]:
-    """Return seconds of each call, bytes written to disk, and CPU seconds."""
+def measured(
+    call: Callable[[int], None],
+    times: int,
+    between: Callable[[], None] | None = None,
+) -> tuple[list[float], int, float]:
+    """Return seconds of each call; bytes written to disk and CPU seconds of all."""
     seconds = []
     written, cpu_s = written_bytes(), time.process_time()
     for number in range(1, times + 1):
         begun = time.perf_counter()
         call(number)
         seconds.append(time.perf_counter() - begun)
+        if between is not None:
+            between()
     return seconds, written_bytes() - written, time.process_time() - cpu_s
 
 

@@ -266,3 +266,38 @@ def test_row_that_is_not_what_was_written_is_refused(
 def _open_and_load(store: SingleStore) -> None:
     store.open()
     list(store.load())
+
+
+def test_damaged_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    store = created(path)
+    commit(store, 1)
+    store._database.connection.execute(
+        "UPDATE record SET value = x'32' WHERE key = 'commit'"
+    )
+    store.close()
+
+    with pytest.raises(StateCorruptedError, match="record commit fails its seal"):
+        SingleStore(path).open()
+
+
+def test_page_that_is_free_and_in_use_is_refused_before_it_is_written(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "data"
+    store = created(path)
+    for size in (200_000, 1):
+        store.put_snapshot(snapshot(0, 1, bytes(size)))
+    store.close()
+    file = path / "bettong.db"
+    data = bytearray(file.read_bytes())
+    # The header names the first page of the list of free ones, counted from 1.
+    trunk = int.from_bytes(data[32:36], "big")
+    assert trunk > 0
+    first = (trunk - 1) * 8192 + 8
+    assert int.from_bytes(data[first : first + 4], "big") > 2
+    data[first : first + 4] = (2).to_bytes(4, "big")
+    file.write_bytes(data)
+
+    with pytest.raises(StateCorruptedError, match=r"is damaged: .* restore"):
+        SingleStore(path).open()

@@ -1,5 +1,6 @@
 """A full disk stops commits, says so, and loses nothing; room ends it."""
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.store.values import (
+    META,
     commit,
     committed_epoch,
     created,
@@ -16,7 +18,7 @@ from tests.store.values import (
     snapshot,
 )
 
-from bettong_engine.errors import StoreUnavailableError
+from bettong_engine.errors import ConfigError, StoreUnavailableError
 from bettong_engine.store.single import SingleStore
 
 pytestmark = pytest.mark.needs_tool("tmpfs")
@@ -40,8 +42,8 @@ def disk() -> Iterator[Path]:
         mount.rmdir()
 
 
-def make_room(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+def make_room(disk: Path, size: str = "64m") -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
 
 
 def fill(store: SingleStore) -> int:
@@ -155,3 +157,28 @@ def test_store_is_not_created_on_a_full_disk_but_later(disk: Path) -> None:
     store = created(disk / "data")
     commit(store, 1)
     store.close()
+
+
+def test_creation_that_runs_out_of_room_anywhere_can_be_repeated(disk: Path) -> None:
+    refused = 0
+    for pages in range(4, 60):
+        path = disk / f"{pages}"
+        make_room(disk, f"{4 * pages}k")
+        try:
+            created(path).close()
+        except (ConfigError, StoreUnavailableError):
+            refused += 1
+        make_room(disk)
+
+        store = SingleStore(path)
+        store.open()
+        if store.meta() is None:
+            store.create(META)
+        commit(store, 1)
+        store.close()
+        store = opened(path)
+        assert committed_epoch(store) == 1
+        store.close()
+        shutil.rmtree(path)
+
+    assert 10 < refused < 50

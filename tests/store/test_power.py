@@ -2,6 +2,8 @@
 
 import random
 import shutil
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from bettong_engine.store.single import SingleStore
 
 pytestmark = pytest.mark.needs_tool("strace")
 
+ROOT = Path(__file__).parents[2]
 EPOCHS = 14
 # The log is copied into the file after every few epochs.
 PROGRAM = (
@@ -75,6 +78,32 @@ def test_power_failure_loses_nothing_committed(
         recover(tmp_path, disk.after_power_failure(rng), committed)
 
     assert committed == EPOCHS
+
+
+def test_log_of_a_killed_engine_is_on_the_disk_before_it_is_relied_on(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "data"
+    command = [sys.executable, "-m", "tests.store.workload", str(path)]
+    killed = subprocess.run([*command, "9", "20"], check=False, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    before = (path / "bettong.db").read_bytes()
+
+    calls = record([*command, "0"], path, tmp_path / "log")
+    opened_at = next(n for n, call in enumerate(calls) if call.kind == "said")
+    first_sync = next(
+        n
+        for n, call in enumerate(calls)
+        if (call.kind, call.file) == ("sync", "bettong.db")
+    )
+    first_change = next(
+        n
+        for n, call in enumerate(calls)
+        if (call.kind, call.file) == ("change", "bettong.db")
+    )
+
+    assert first_change < first_sync < opened_at
+    assert (path / "bettong.db").read_bytes() != before
 
 
 def promised(call: Call) -> int:

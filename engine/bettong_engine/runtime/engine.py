@@ -555,7 +555,7 @@ class Engine:
             if self.options.is_finite:
                 self._end(EngineEnd(Ending.PAUSED, pause))
         if change.state is CoordinatorState.WAITING:
-            log.warning("stages_missing", stages=list(self.coordinator.missing_stages))
+            log.info("stages_missing", stages=list(self.coordinator.missing_stages))
 
     def _on_epoch(self, report: EpochReport) -> None:
         self.meter.on_epoch(

@@ -112,7 +112,8 @@ class Database:
         with self._translated():
             found = self.connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != ("ok",):
-            raise self.corrupted(str(found[0]))
+            # After a line that names the database.
+            raise self.corrupted(str(found[0]).splitlines()[-1])
 
     def empty_log(self) -> None:
         """Bring all of the log into the file, durably."""

@@ -78,18 +78,12 @@ class Link(Generic[RequestT, ResponseT]):
         for message in messages:
             self._outbox.put(message)
 
-    def end(self) -> None:
-        """Say that nothing more will be sent."""
+    def close(self, timeout_s: float = 0.0) -> None:
+        """End the stream, at once or when the engine has ended its side in time."""
         self._outbox.put(None)
-
-    def close(self) -> None:
-        """End the stream at once."""
-        self._outbox.put(None)
+        if timeout_s:
+            self._receiver.join(timeout_s)
         self._call.cancel()
-
-    def join(self, timeout_s: float) -> None:
-        """Wait until the engine has ended its side."""
-        self._receiver.join(timeout_s)
 
     def _receive(self) -> None:
         put = self.inbox.put

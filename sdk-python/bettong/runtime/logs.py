@@ -38,13 +38,27 @@ class LogRing(logging.Handler):
         self._records_max = records_max
         self._entries: deque[control_pb2.LogEntry] = deque()
         self._dropped = 0
+        self._leads_root = False
         self._guard = threading.Lock()
+
+    def install(self) -> None:
+        """Become a handler of the root logger.
+
+        If the program has not set up logging, the root logger follows the level
+        that the engine asks for.
+        """
+        root = logging.getLogger()
+        self._leads_root = not root.handlers and root.level == logging.WARNING
+        root.addHandler(self)
 
     def on_level(self, level: int) -> None:
         """Keep records of this level of the protocol and above."""
         self.setLevel(
             _LEVELS.get(cast("control_pb2.LogLevel.ValueType", level), logging.INFO)
         )
+
+        if self._leads_root:
+            logging.getLogger().setLevel(self.level)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record; drop the oldest if the ring is full."""

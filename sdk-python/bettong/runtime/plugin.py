@@ -86,25 +86,24 @@ class _Plugin:
         self._stopped = threading.Event()
         self._cause: BaseException | None = None
         self._is_leaving = False
+        self._overdue: threading.Timer | None = None
+        self._channels: list[grpc.Channel] = []
         self._guard = threading.Lock()
 
     def run(self) -> int:
         """Run sessions until one ends for good; return the exit code."""
-        import logging
-
-        logging.getLogger().addHandler(self._ring)
+        self._ring.install()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        lost_at_s: float | None = time.monotonic()
+        lost_at_s = time.monotonic()
         delay_s = limits.RETRY_DELAY_MS_MIN / 1000
-        overdue: threading.Timer | None = None
         while True:
             try:
                 session = self._connect()
             except RejectedError as error:
                 return self._refused(error)
             except SessionLostError as error:
-                gone_s = time.monotonic() - (lost_at_s or time.monotonic())
+                gone_s = time.monotonic() - lost_at_s
                 if self._is_leaving or self._has_given_up(gone_s):
                     _say(f"cannot reach the engine at {self._address}: {error}")
                     self._close_roles(is_session_lost=False)
@@ -112,18 +111,31 @@ class _Plugin:
                 time.sleep(delay_s)
                 delay_s = min(2 * delay_s, 1.0)
                 continue
-            if overdue is not None:
-                overdue.cancel()
+            self._cancel_overdue()
             self._run_roles()
-            if not isinstance(self._cause, SessionLostError) or self._is_leaving:
+            if (
+                not isinstance(self._cause, SessionLostError)
+                or self._is_leaving
+                or self._is_managed
+            ):
                 return self._end(session)
-            # Nothing may be written for a session that is gone. If user code does
-            # not return, or nobody answers, the process must not stay behind.
-            overdue = _exit_after(limits.CONTROL_GONE_MS_MAX / 1000 + 2)
+            # Nothing may be written for a session that is gone.
+            session.abandon()
             self._close_roles(is_session_lost=True)
-            session.link.close()
+            self._close_channels()
+            if self._is_patient:
+                self._cancel_overdue()
             lost_at_s = time.monotonic()
             delay_s = limits.RETRY_DELAY_MS_MIN / 1000
+
+    @property
+    def _is_managed(self) -> bool:
+        """Tell whether the engine started this process, for roles that it named.
+
+        Its token is used up, and without its engine it has nothing to wait for.
+        """
+        session = self._session
+        return session is not None and bool(session.welcome.roles)
 
     def _has_given_up(self, gone_s: float) -> bool:
         return not self._is_patient and gone_s * 1000 > limits.CONTROL_GONE_MS_MAX
@@ -133,7 +145,7 @@ class _Plugin:
         self._stopped.clear()
         self._cause = None
         session = Session(
-            link=open_control(open_channel(self._address)),
+            link=open_control(self._open_channel()),
             plan=self._plan,
             ring=self._ring,
             incarnation=self._incarnation,
@@ -143,7 +155,7 @@ class _Plugin:
         try:
             session.greet(self._token)
         except (SessionLostError, RejectedError):
-            session.link.close()
+            self._close_channels()
             raise
         if session.welcome.cluster_id != self._cluster_id:
             self._cluster_id = session.welcome.cluster_id
@@ -196,7 +208,7 @@ class _Plugin:
     def _run_roles(self) -> None:
         """Run each role in a thread, a single one in this; return at the end."""
         assert self._session is not None, "connect comes first"
-        channel = open_channel(self._address)
+        channel = self._open_channel()
         for role in self._roles:
             role.attach(channel, self._session.welcome.session_id)
         threads = [
@@ -215,9 +227,6 @@ class _Plugin:
             self._run_role(self._roles[0], channel)
         self._stopped.wait()
         self._tell(Signal.STOP)
-        deadline_s = self._session.deadline_s
-        if deadline_s is not None:
-            _exit_after(max(0.1, deadline_s - time.monotonic()))
         for thread in threads:
             thread.join()
 
@@ -231,7 +240,7 @@ class _Plugin:
             except ProtocolError as error:
                 self._session.report(fatal_error(error, where=role.name))
                 return self._on_stop(error)
-            except Exception as error:  # a bug: the process cannot be trusted
+            except BaseException as error:  # a bug, or sys.exit() in user code
                 self._session.report(fatal_error(error, where=role.name))
                 return self._on_stop(error)
             if ended is Signal.STOP or self._stopped.is_set():
@@ -250,6 +259,7 @@ class _Plugin:
         """Close what is open, say why if it is no good end, and return the code."""
         self._close_roles(is_session_lost=self._cause is not None)
         session.end()
+        self._close_channels()
         cause = self._cause
         if cause is None:
             return EXIT_OK
@@ -281,7 +291,33 @@ class _Plugin:
                 return
             self._cause = cause
             self._stopped.set()
+            # User code that does not return must not keep the process behind.
+            self._overdue = _exit_after(self._seconds_left())
         self._tell(Signal.STOP)
+
+    def _seconds_left(self) -> float:
+        """Return how long the roles may take to stop."""
+        deadline_s = self._session.deadline_s if self._session is not None else None
+        if deadline_s is not None:
+            return max(0.1, deadline_s - time.monotonic())
+        if self._is_leaving or self._is_managed:
+            return 2.0
+        return limits.CONTROL_GONE_MS_MAX / 1000 + 2.0
+
+    def _cancel_overdue(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def _open_channel(self) -> grpc.Channel:
+        channel = open_channel(self._address)
+        self._channels.append(channel)
+        return channel
+
+    def _close_channels(self) -> None:
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
 
     def _on_drain(self) -> None:
         if self._undrained == 0 and self._session is not None:
@@ -314,7 +350,6 @@ class _Plugin:
                     f" within {limits.DRAIN_DEADLINE_MS // 1000} s"
                 )
             )
-            _exit_after(2.0)
 
 
 _MAY_ATTACH_AGAIN = frozenset(

@@ -28,6 +28,9 @@ ComputeLink = Link[compute_pb2.ComputeRequest, compute_pb2.ComputeResponse]
 SourceLink = Link[source_pb2.SourceRequest, source_pb2.SourceResponse]
 SinkLink = Link[sink_pb2.SinkRequest, sink_pb2.SinkResponse]
 
+# How long a stream that is ended in good order waits for the engine's side.
+END_TIMEOUT_S = 0.5
+
 
 class Role(Protocol):
     """A role instance with its data stream."""
@@ -65,7 +68,7 @@ class ComputeRole:
 
     def __init__(self, make_machine: Callable[[], ComputeMachine]) -> None:
         self.name = "compute"
-        self.busy = Busy()
+        self.busy = Busy(step=self.name)
         self._make_machine = make_machine
         self._machine = make_machine()
         self._link: ComputeLink | None = None
@@ -117,7 +120,7 @@ class ComputeRole:
     def close(self, *, is_session_lost: bool) -> None:
         """End the data stream."""
         if self._link is not None:
-            self._link.close()
+            self._link.close(0.0 if is_session_lost else END_TIMEOUT_S)
 
 
 class SourceRole:
@@ -130,7 +133,7 @@ class SourceRole:
         on_drained: Callable[[], None],
     ) -> None:
         self.name = f"source {machine.name}"
-        self.busy = Busy()
+        self.busy = Busy(step=self.name)
         self._machine = machine
         self._connector = connector
         self._on_drained = on_drained
@@ -183,7 +186,7 @@ class SourceRole:
     def close(self, *, is_session_lost: bool) -> None:
         """Close the readers and the connector, unless another session may follow."""
         if self._link is not None:
-            self._link.close()
+            self._link.close(0.0 if is_session_lost else END_TIMEOUT_S)
         if not is_session_lost:
             self._machine.close()
             if self._is_started:
@@ -239,7 +242,7 @@ class SinkRole:
 
     def __init__(self, machine: SinkMachine) -> None:
         self.name = f"sink {machine.name}"
-        self.busy = Busy()
+        self.busy = Busy(step=self.name)
         self._machine = machine
         self._link: SinkLink | None = None
 
@@ -294,7 +297,7 @@ class SinkRole:
         else:
             self._machine.close()
         if self._link is not None:
-            self._link.close()
+            self._link.close(0.0 if is_session_lost else END_TIMEOUT_S)
 
     def _timeout_s(self) -> float | None:
         wake_ms = self._machine.wake_at_ms()

@@ -383,7 +383,8 @@ class SourceMachine:
             return self._mark_idle(stream, now_ms)
         problem = self._position_problem(stream, read)
         if problem:
-            return [self._on_trouble(stream, ProtocolError(problem), now_ms)]
+            broken = SourceError(problem, is_retryable=False)
+            return [self._on_trouble(stream, broken, now_ms)]
         try:
             remembered = self._work(stream, read)
         except RecordFailedError as failure:

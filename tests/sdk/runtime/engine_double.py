@@ -8,67 +8,30 @@ the machines send: credit, numbers, generations, the order at barriers.
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
+
+from tests.sdk.runtime.engine_records import (
+    Channel,
+    OpenEpoch,
+    Options,
+    StageLink,
+    TimerName,
+)
+from tests.sdk.runtime.sink_side import SinkSide
 
 from bettong.connector import StreamKind
 from bettong.keys import partition_of
 from bettong.plan import Plan
 from bettong.program.columns import SizeLimits
 from bettong.runtime.compute import ComputeMachine
-from bettong.runtime.sink import SinkMachine
 from bettong.runtime.source import SourceMachine
 from bettong_proto.plugin.v1 import (
     batch_pb2,
     compute_pb2,
-    sink_pb2,
     source_pb2,
 )
 
-Channel = tuple[str, int, int]
-TimerName = tuple[bytes, int, str]
 TARGETS = (7, 9)
-
-
-@dataclass
-class Options:
-    """What a run varies."""
-
-    credit_records: int = 40
-    credit_bytes: int = 10_000
-    batch_records: int = 5
-    uncommitted_bytes_max: int = 2_000
-    window_bytes: int = 500
-    cut_ratio: float = 0.2
-    has_two_targets: bool = True
-    cache_keys_max: int | None = None
-
-
-@dataclass
-class StageLink:
-    """What the engine knows of one stage in this generation."""
-
-    # Barriers of this epoch and before have been sent.
-    barrier_sent: int
-    acked: int
-    is_fed_by_source: bool
-    # Input of a source of the epoch after one that is being cut.
-    parked: list[compute_pb2.StageInput] = field(default_factory=list)
-
-
-@dataclass
-class OpenEpoch:
-    """What is not committed yet."""
-
-    rows: dict[tuple[int, bytes], bytes | None] = field(default_factory=dict)
-    timers: dict[tuple[int, TimerName], int | None] = field(default_factory=dict)
-    outputs: dict[tuple[str, int], list[tuple[bytes, int]]] = field(
-        default_factory=dict
-    )
-    positions: dict[tuple[str, str], source_pb2.StreamPosition] = field(
-        default_factory=dict
-    )
-    watermarks: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 class EngineDouble:
@@ -85,22 +48,17 @@ class EngineDouble:
         self.timers: dict[tuple[int, TimerName], int] = {}
         self.positions: dict[tuple[str, str], source_pb2.StreamPosition] = {}
         self.watermarks: dict[tuple[str, str], int] = {}
-        self.logs: dict[tuple[str, int], list[tuple[bytes, int]]] = {}
-        self.durable: dict[tuple[str, int], int] = {}
-        self.errors: list[Any] = []
+        self.sinks = SinkSide(plan, self.rng, self.options.window_bytes)
+        self.errors = self.sinks.errors
         self.state_gets = 0
         self.sources = {
             source.name: self._new_source(source) for source in plan.sources
         }
         self.compute = self._new_compute()
-        self.sinks = {sink.name: SinkMachine(sink) for sink in plan.sinks}
         self._to_source: dict[str, deque[source_pb2.SourceResponse]] = {
             name: deque() for name in self.sources
         }
         self._to_compute: deque[compute_pb2.ComputeResponse] = deque()
-        self._to_sink: dict[str, deque[sink_pb2.SinkResponse]] = {
-            name: deque() for name in self.sinks
-        }
         self._found: dict[str, list[str]] = {name: [] for name in self.sources}
         self._complete: set[str] = set()
         self.reset()
@@ -125,9 +83,7 @@ class EngineDouble:
 
     def crash_sink(self) -> None:
         """Lose the sink processes' memory; sinks need no generation, but get one."""
-        self.sinks = {sink.name: SinkMachine(sink) for sink in self.plan.sinks}
-        for queue in self._to_sink.values():
-            queue.clear()
+        self.sinks.crash()
         self.reset()
 
     def reset(self) -> None:
@@ -156,19 +112,7 @@ class EngineDouble:
             # What was on its way arrives before the reset.
             self._to_source[name].append(self._source_reset(name))
         self._to_compute.append(self._compute_reset())
-        for sink in self.plan.sinks:
-            self._to_sink[sink.name].extend(
-                sink_pb2.SinkResponse(
-                    open=sink_pb2.OpenSink(
-                        partition=number,
-                        history=b"h" * 16,
-                        generation=self.generation,
-                        window_bytes=self.options.window_bytes,
-                    )
-                )
-                for number in range(sink.connector.partitions)
-            )
-        self._sink_next: dict[tuple[str, int], int] = {}
+        self.sinks.reset(self.generation)
 
     # Running ---------------------------------------------------------------
 
@@ -193,9 +137,7 @@ class EngineDouble:
             for stream in self._found[name]:
                 if not self.positions.get((name, stream), _NOTHING).ended:
                     return False
-        return all(
-            self.durable.get(key, 0) >= len(log) for key, log in self.logs.items()
-        )
+        return self.sinks.is_done()
 
     def step(self) -> None:
         """Do one thing at random of those that can be done."""
@@ -227,16 +169,7 @@ class EngineDouble:
             self._on_compute(message)
 
     def _step_sinks(self) -> None:
-        name = self.rng.choice(list(self.sinks))
-        machine, queue = self.sinks[name], self._to_sink[name]
-        if queue and self.rng.random() < 0.7:
-            sent = machine.on_message(queue.popleft(), self.now_ms)
-        else:
-            is_more = bool(queue) and self.rng.random() < 0.5
-            sent = machine.step(self.now_ms, is_more_waiting=is_more)
-        for message in sent:
-            self._on_sink(name, message)
-        self._deliver_outputs()
+        self.sinks.step(self.now_ms)
 
     # Sources ---------------------------------------------------------------
 
@@ -636,7 +569,7 @@ class EngineDouble:
                 self.timers[timer] = due_us
         self.watermarks.update(epoch.watermarks)
         for home, outputs in epoch.outputs.items():
-            self.logs.setdefault(home, []).extend(outputs)
+            self.sinks.logs.setdefault(home, []).extend(outputs)
         self.positions.update(epoch.positions)
         for name in self.sources:
             moved = [p for (s, _), p in epoch.positions.items() if s == name]
@@ -645,77 +578,6 @@ class EngineDouble:
                     committed=source_pb2.Committed(epoch=number, streams=moved)
                 )
             )
-
-    # Sinks -----------------------------------------------------------------
-
-    def _on_sink(self, name: str, message: sink_pb2.SinkRequest) -> None:
-        match message.WhichOneof("message"):
-            case "opened":
-                opened = message.opened
-                if opened.generation == self.generation:
-                    home = (name, opened.partition)
-                    durable = self.durable.get(home, 0)
-                    if not opened.unknown:
-                        durable = opened.durable.sequence
-                        assert durable <= len(self.logs.get(home, []))
-                        self.durable[home] = durable
-                    self._sink_next[home] = durable + 1
-            case "progress":
-                home = (name, message.progress.partition)
-                if message.progress.generation < self.generation:
-                    return
-                assert message.progress.sequence > self.durable.get(home, 0)
-                self.durable[home] = message.progress.sequence
-            case "refused":
-                if message.refused.generation < self.generation:
-                    return
-                home = (name, message.refused.partition)
-                self._sink_next.pop(home, None)
-                self._to_sink[name].append(
-                    sink_pb2.SinkResponse(
-                        skip=sink_pb2.Skip(
-                            partition=message.refused.partition,
-                            generation=self.generation,
-                            sequence=message.refused.sequence,
-                        )
-                    )
-                )
-                self._sink_next[home] = message.refused.sequence
-            case "error":
-                home = (name, message.error.partition)
-                if message.error.generation < self.generation:
-                    return
-                self._sink_next.pop(home, None)
-                self.errors.append(message.error.error)
-
-    def _deliver_outputs(self) -> None:
-        for (name, partition), log in self.logs.items():
-            sequence = self._sink_next.get((name, partition))
-            if sequence is None or sequence > len(log):
-                continue
-            # Batches are forwarded whole: they may begin with what is known.
-            first = max(1, sequence - self.rng.randint(0, 2))
-            count = self.rng.randint(1, 6)
-            chosen = log[first - 1 : first - 1 + count]
-            input_number = chosen[0][1]
-            chosen = [entry for entry in chosen if entry[1] == input_number]
-            if first + len(chosen) <= sequence:
-                first, chosen = sequence, log[sequence - 1 : sequence]
-            self._to_sink[name].append(
-                sink_pb2.SinkResponse(
-                    input=sink_pb2.SinkInput(
-                        partition=partition,
-                        generation=self.generation,
-                        first_sequence=first,
-                        count=len(chosen),
-                        input=chosen[0][1],
-                        records=batch_pb2.Records(
-                            values=[value for value, _ in chosen]
-                        ).SerializeToString(),
-                    )
-                )
-            )
-            self._sink_next[name, partition] = first + len(chosen)
 
     # Making ----------------------------------------------------------------
 
@@ -746,8 +608,7 @@ class EngineDouble:
         return (
             f"epoch {self.committed_epoch}, cut {self._cut_epoch}, positions"
             f" {self.positions}, stages {[s.state for s in self.compute.stages]},"
-            f" durable {self.durable}, logs"
-            f" { {home: len(log) for home, log in self.logs.items()} },"
+            f" durable {self.sinks.durable},"
             f" errors {self.errors}"
         )
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tests.sdk.runtime.engine_double import EngineDouble, Options
+from tests.sdk.runtime.engine_double import EngineDouble
+from tests.sdk.runtime.engine_records import Options
 
 from bettong.plan import Plan
 from bettong_proto.plugin.v1 import (
@@ -69,8 +70,9 @@ class HostDouble:
         self, plan: Plan, directory: Path, options: Options | None = None
     ) -> None:
         self.engine = RemoteEngine(plan, seed=1, options=options)
-        for name in self.engine.sinks:
-            self.engine.sinks[name] = RemoteMachine()  # type: ignore[assignment]
+        self.sinks = self.engine.sinks.machines
+        for name in self.sinks:
+            self.sinks[name] = RemoteMachine()  # type: ignore[assignment]
         self.address = f"unix:{directory}/engine.sock"
         self.hellos: list[control_pb2.Hello] = []
         self.received: queue.SimpleQueue[control_pb2.ControlRequest] = (
@@ -161,7 +163,7 @@ class HostDouble:
 
     def _sink(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         attach = next(requests).attach
-        return self._serve(self.engine.sinks[attach.sink], attach, requests)
+        return self._serve(self.sinks[attach.sink], attach, requests)
 
     def _serve(
         self, machine: Any, attach: Any, requests: Iterator[Any]

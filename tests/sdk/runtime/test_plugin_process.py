@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sdk.runtime.engine_double import Options
+from tests.sdk.runtime.engine_records import Options
 from tests.sdk.runtime.host_double import TOKEN, HostDouble
 from tests.sdk.runtime.word_program import make_app
 
@@ -59,7 +59,7 @@ class Fixture:
         for machine in (
             *engine.sources.values(),
             engine.compute,
-            *engine.sinks.values(),
+            *self.host.sinks.values(),
         ):
             assert machine.attached.wait(15), "a role was not attached"  # type: ignore[union-attr]
 
@@ -140,6 +140,51 @@ def test_sigterm_asks_to_leave_and_waits_for_shutdown(fixture: Fixture) -> None:
     fixture.host.tell(shutdown=control_pb2.Shutdown(deadline_ms=5000))
 
     assert plugin.wait(10) == 0
+
+
+def test_ping_is_answered_while_user_code_blocks_and_shutdown_ends_it(
+    fixture: Fixture,
+) -> None:
+    fixture.source.write_text("stuck\n")
+    plugin = fixture.start()
+    fixture.attached()
+    engine = fixture.host.engine
+
+    busy_ms = 0
+    for nonce in range(2000):
+        engine.step()
+        fixture.host.tell(ping=control_pb2.Ping(nonce=nonce))
+        pong = fixture.host.await_control("pong")
+        if pong.busy_step == "compute" and pong.busy_ms > 20:
+            busy_ms = pong.busy_ms
+            break
+    fixture.host.tell(stacks=control_pb2.StacksRequest())
+    stacks = fixture.host.await_control("stacks").text
+    fixture.host.tell(shutdown=control_pb2.Shutdown(deadline_ms=300))
+
+    assert busy_ms
+    assert "word_program.py" in stacks
+    assert plugin.wait(10) == 3
+    assert plugin.stderr is not None
+    assert "has not returned in time" in plugin.stderr.read()
+
+
+def test_process_dials_again_when_the_engine_comes_back(
+    fixture: Fixture, tmp_path: Path
+) -> None:
+    plugin = fixture.start()
+    fixture.attached()
+
+    fixture.host.stop()
+    plan = make_app(str(fixture.source), str(fixture.target)).plan()
+    fixture.host = HostDouble(plan, tmp_path, OPTIONS)
+    fixture.attached()
+    fixture.host.engine.run()
+    fixture.host.tell(shutdown=control_pb2.Shutdown(deadline_ms=5000))
+
+    assert plugin.wait(10) == 0
+    assert fixture.target.read_text().splitlines() == expected()
+    assert fixture.host.hellos[0].pid == plugin.pid
 
 
 @pytest.mark.slow

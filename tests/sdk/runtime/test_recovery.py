@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sdk.runtime.engine_double import EngineDouble, Options
+from tests.sdk.runtime.engine_double import EngineDouble
+from tests.sdk.runtime.engine_records import Options
 from tests.sdk.runtime.memory_connectors import ListSink, ListSource
 
 import bettong as bt

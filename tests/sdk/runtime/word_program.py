@@ -5,6 +5,7 @@ Usage: python -m tests.sdk.runtime.word_program INPUT OUTPUT
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ class WordCount:
 
 def count(key: str, word: str, state: WordCount) -> Iterator[str]:
     state.word, state.count = key, state.count + 1
+    if word == "stuck":
+        threading.Event().wait()
     if state.count == 3:
         logging.getLogger("words").warning("three of %s", key)
     yield f"{key} => {state.count}"
