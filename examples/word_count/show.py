@@ -1,6 +1,6 @@
 """Shows the final counts of a word count: the last update of each word.
 
-    python show.py WORD_COUNTS
+python show.py WORD_COUNTS
 """
 
 import sys

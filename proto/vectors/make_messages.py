@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import json_format, text_encoding, text_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
 from bettong_proto.plugin.v1 import (
     application_pb2,
     batch_pb2,
@@ -25,9 +29,6 @@ from bettong_proto.plugin.v1 import (
     sink_pb2,
     source_pb2,
 )
-from google.protobuf import json_format, text_encoding, text_format
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 HERE = Path(__file__).resolve().parent
 MODULES = (

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+
 from bettong_proto.plugin.v1 import (
     application_pb2,
     batch_pb2,
@@ -21,8 +24,6 @@ from bettong_proto.plugin.v1 import (
     sink_pb2,
     source_pb2,
 )
-from google.protobuf import json_format
-from google.protobuf.message import DecodeError, Message
 
 VECTORS_DIR = Path(__file__).resolve().parents[2] / "proto" / "vectors"
 VECTORS: list[dict[str, Any]] = json.loads((VECTORS_DIR / "messages.json").read_text())

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.contract.source_driver import next_read, read_to_end, records_of, take
 
 import bettong as bt
-from tests.contract.source_driver import next_read, read_to_end, records_of, take
 
 
 def read_once(path: Path, position: bytes | None = None) -> bt.Read:

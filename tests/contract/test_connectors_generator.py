@@ -1,9 +1,9 @@
 """The generator: rate, count, streams, failures of the function."""
 
 import pytest
+from tests.contract.source_driver import read_to_end, records_of
 
 import bettong as bt
-from tests.contract.source_driver import read_to_end, records_of
 
 
 class Clock:

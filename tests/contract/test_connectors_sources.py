@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.contract.source_driver import read_to_end, records_of
 
 import bettong as bt
-from tests.contract.source_driver import read_to_end, records_of
 
 Make = Callable[[Path], bt.Source]
 

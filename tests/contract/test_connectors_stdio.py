@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.contract.source_driver import DEADLINE_S, read_to_end, records_of, take
 
 import bettong as bt
-from tests.contract.source_driver import DEADLINE_S, read_to_end, records_of, take
 
 FENCE = bt.Fence(b"h" * 16, 1)
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.contract.source_driver import DEADLINE_S
 
 import bettong as bt
-from tests.contract.source_driver import DEADLINE_S
 
 FENCE = bt.Fence(b"h" * 16, 1)
 

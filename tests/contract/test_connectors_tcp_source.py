@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-
-import bettong as bt
-from bettong_connectors.address import parse_address
 from tests.contract.source_driver import (
     next_read,
     next_streams,
@@ -17,6 +14,9 @@ from tests.contract.source_driver import (
     records_of,
     take,
 )
+
+import bettong as bt
+from bettong_connectors.address import parse_address
 
 
 @pytest.fixture

@@ -480,7 +480,7 @@ def test_collect_gathers_values_into_lists_of_their_type() -> None:
 
 
 def test_codec_of_an_exchange_follows_the_return_annotation_or_is_declared() -> None:
-    def untold(line):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def untold(line):  # type: ignore[no-untyped-def]  # noqa: ANN001
         return line
 
     def maybe(line: str) -> int | None:

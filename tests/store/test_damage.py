@@ -268,6 +268,19 @@ def _open_and_load(store: SingleStore) -> None:
     list(store.load())
 
 
+def test_damaged_schema_is_refused(tmp_path: Path, ended: Image) -> None:
+    file = ended.files["bettong.db"]
+    begin = file.index(b"CREATE TABLE")
+    end = file.index(b"CREATE TABLE", begin + 1)
+
+    outcomes = set()
+    for place in range(begin - 40, end):
+        damaged = file[:place] + b"\x81" + file[place + 1 :]
+        outcomes.add(outcome(tmp_path / "data", ended, {"bettong.db": damaged}))
+
+    assert "refused" in outcomes
+
+
 def test_damaged_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "data"
     store = created(path)

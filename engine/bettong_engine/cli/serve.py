@@ -93,7 +93,7 @@ def data_dir_of(options: EngineOptions, application: str) -> Path:
 
 def _open_store(options: EngineOptions, application: str) -> EngineStore:
     if options.durability == "memory" and options.data_dir is None:
-        return MemoryStore()
+        return MemoryStore(keeps_deltas=False)
     store = SingleStore(
         data_dir_of(options, application), is_memory=options.durability == "memory"
     )

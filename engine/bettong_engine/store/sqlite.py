@@ -4,8 +4,11 @@ One connection, in write-ahead mode: a transaction is one append to the log and 
 fsync. The file is made whole under another name and then renamed, so a file that
 exists is complete, or damaged.
 
-Measured (bench/store_commit.py): pages of 8 KiB cost half of the CPU of 4 KiB for
-large deltas, and write half of what 16 KiB write for small ones.
+Page size, measured with 4, 8 and 16 KiB: a delta of 1 MiB takes 2.1, 1.8 and 1.4 ms
+of CPU; an epoch of 64 deltas of 100 bytes writes 29, 45 and 84 KiB.
+Log size, measured with 1, 4 and 16 MiB: the slowest of a hundred commits of 256 KiB
+takes 2.6, 5 and 17 ms, on a disk that syncs in 0.1 ms; on slower ones a small log
+costs two more syncs too often.
 """
 
 import os
@@ -161,6 +164,9 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise self._translate(error) from error
+        except UnicodeDecodeError as error:
+            # SQLite's words about a damaged schema may quote it.
+            raise self.corrupted("text in it is not text") from error
 
     def _translate(self, error: sqlite3.Error) -> BettongError:
         code = _primary_code(error)
@@ -220,7 +226,8 @@ def check_header(path: Path) -> None:
     if version != FORMAT_VERSION:
         raise StateCorruptedError(
             f"{path} has format {version}, this engine reads format {FORMAT_VERSION};"
-            " start the version of Bettong that wrote it"
+            " start the version of Bettong that wrote it; if this one did, the file is"
+            " damaged: restore the data directory from a backup"
         )
 
 

@@ -16,6 +16,7 @@ from tests.sdk.runtime.engine_records import (
     Options,
     StageLink,
     TimerName,
+    state_values,
 )
 from tests.sdk.runtime.sink_side import SinkSide
 
@@ -50,7 +51,6 @@ class EngineDouble:
         self.watermarks: dict[tuple[str, str], int] = {}
         self.sinks = SinkSide(plan, self.rng, self.options.window_bytes)
         self.errors = self.sinks.errors
-        self.state_gets = 0
         self.sources = {
             source.name: self._new_source(source) for source in plan.sources
         }
@@ -379,28 +379,8 @@ class EngineDouble:
     def _on_state_get(self, request: compute_pb2.StateGet) -> None:
         assert request.keys, "an empty request"
         assert len(set(request.keys)) == len(request.keys)
-        self.state_gets += 1
-        keys = list(request.keys)
-        while keys:
-            part, keys = keys[:3], keys[3:]
-            values, absent = [], []
-            for index, key in enumerate(part):
-                value = self._row(request.stage, key)
-                if value is None:
-                    absent.append(index)
-                values.append(value or b"")
-            self._to_compute.append(
-                compute_pb2.ComputeResponse(
-                    state_values=compute_pb2.StateValues(
-                        generation=self.generation,
-                        request=request.request,
-                        rows=batch_pb2.StateRows(
-                            keys=part, values=values, absent=absent
-                        ),
-                        more=bool(keys),
-                    )
-                )
-            )
+        rows = [self._row(request.stage, key) for key in request.keys]
+        self._to_compute += state_values(request, rows)
 
     def _row(self, stage: int, key: bytes) -> bytes | None:
         for number in sorted(self._epochs, reverse=True):

@@ -1,8 +1,9 @@
 """What the engine double keeps in mind."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bettong_proto.plugin.v1 import compute_pb2, source_pb2
+from bettong_proto.plugin.v1 import batch_pb2, compute_pb2, source_pb2
 
 Channel = tuple[str, int, int]
 TimerName = tuple[bytes, int, str]
@@ -46,3 +47,24 @@ class OpenEpoch:
         default_factory=dict
     )
     watermarks: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+def state_values(
+    request: compute_pb2.StateGet, found: Sequence[bytes | None]
+) -> Iterator[compute_pb2.ComputeResponse]:
+    """Yield the answer to a request in messages of at most three rows."""
+    rows = list(zip(request.keys, found, strict=True))
+    for begin in range(0, len(rows), 3):
+        part = rows[begin : begin + 3]
+        yield compute_pb2.ComputeResponse(
+            state_values=compute_pb2.StateValues(
+                generation=request.generation,
+                request=request.request,
+                rows=batch_pb2.StateRows(
+                    keys=[key for key, _ in part],
+                    values=[value or b"" for _, value in part],
+                    absent=[i for i, (_, value) in enumerate(part) if value is None],
+                ),
+                more=begin + 3 < len(rows),
+            )
+        )

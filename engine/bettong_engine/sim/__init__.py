@@ -1,0 +1,1 @@
+"""The deterministic simulator: one worker, its plugins and its store, by seed."""
