@@ -105,5 +105,6 @@ def report_end(end: EngineEnd) -> int:
         console.print(f"{end.cause.code}: {end.cause.message}", markup=False)
         if end.cause.detail:
             console.print(end.cause.detail, markup=False, style="dim")
-    console.print("Nothing is lost: mend the cause and start again.", style="bold")
+    if end.cause is None or end.cause.code != "STATE_LOST":
+        console.print("Nothing is lost: mend the cause and start again.", style="bold")
     return 1

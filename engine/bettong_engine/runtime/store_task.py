@@ -145,7 +145,11 @@ class StoreTask:
         """Replace a partition's snapshot and drop the deltas that it holds."""
 
         def job() -> Callable[[], None]:
-            self._store.put_snapshot(snapshot)
+            try:
+                self._store.put_snapshot(snapshot)
+            except StoreUnavailableError as error:
+                # The old snapshot and its deltas stay; commits must not wait for it.
+                log.warning("snapshot_put_off", why=str(error))
             return on_done
 
         self._jobs.put_nowait(job)
@@ -196,6 +200,15 @@ class StoreTask:
                 log.exception("engine_failed")
                 self._on_fatal(error)
                 return
+            if self._jobs.empty():
+                await loop.run_in_executor(self._thread, self._tidy)
+
+    def _tidy(self) -> None:
+        """Let the store do what can wait, while nobody waits."""
+        try:
+            self._store.tidy()
+        except StoreUnavailableError as error:
+            log.debug("store_untidy", why=str(error))
 
 
 def read_record(store: CoordinationStore) -> Record | None:
