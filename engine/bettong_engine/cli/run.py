@@ -61,6 +61,7 @@ def plugins_of(
             (SOURCE,),
             {"BETTONG_STDIN_FD": str(stdin)},
             (stdin,),
+            has_whole_environment=True,
         ),
         PluginSpec(
             "sink",
@@ -68,11 +69,12 @@ def plugins_of(
             (SINK,),
             {"BETTONG_STDOUT_FD": str(stdout)},
             (stdout,),
+            has_whole_environment=True,
         ),
     ]
     for number in range(computes):
         name = "compute" if computes == 1 else f"compute-{number + 1}"
-        specs.append(PluginSpec(name, command, (COMPUTE,)))
+        specs.append(PluginSpec(name, command, (COMPUTE,), has_whole_environment=True))
     return tuple(specs)
 
 

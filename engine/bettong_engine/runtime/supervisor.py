@@ -47,7 +47,12 @@ ENVIRONMENT = (
 
 @dataclass(frozen=True, slots=True)
 class PluginSpec:
-    """A plugin to run. roles: kinds of RoleKind that it is asked for."""
+    """A plugin to run.
+
+    roles: kinds of RoleKind that it is asked for. has_whole_environment: it gets all
+    of the engine's environment, as a program started by hand would; otherwise what
+    ENVIRONMENT names, and `environment`.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -55,6 +60,7 @@ class PluginSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     passed_fds: tuple[int, ...] = ()
     working_dir: str | None = None
+    has_whole_environment: bool = False
 
 
 @dataclass(slots=True)
@@ -208,7 +214,8 @@ class Supervisor:
             self._on_line(plugin.spec.name, name, text)
 
     def _environment(self, plugin: ManagedPlugin) -> dict[str, str]:
-        kept = {k: os.environ[k] for k in ENVIRONMENT if k in os.environ}
+        names = os.environ if plugin.spec.has_whole_environment else ENVIRONMENT
+        kept = {name: os.environ[name] for name in names if name in os.environ}
         return {
             **kept,
             **plugin.spec.environment,
