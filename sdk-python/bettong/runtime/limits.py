@@ -43,6 +43,11 @@ SINK_FLUSH_INTERVAL_MS = 100
 RETRY_DELAY_MS_MIN = 100
 RETRY_DELAY_MS_MAX = 30_000
 
+# A stream whose last read was small, and is not committed yet, waits this long for
+# more: a frame costs the engine and the computation some 300 µs, whatever it holds.
+# With nothing in flight a record never waits.
+LINGER_MS = 2
+LINGER_RECORDS = 1_000
 # How often a source is asked which streams exist while it reads.
 STREAMS_INTERVAL_MS = 100
 # A source without records waits this long at a time in its connector: messages of

@@ -170,6 +170,8 @@ class SourceRole:
                 # Only the engine can change this: credit, a commit, a reset.
                 timeout_s = limits.STREAMS_INTERVAL_MS / 1000
                 ended = self._take_messages(link, timeout_s)
+            elif machine.is_lingering(now_ms()):
+                ended = self._take_messages(link, limits.LINGER_MS / 2000)
             elif link.inbox.empty():
                 self._connector.wait(limits.SOURCE_WAIT_MS / 1000)
         return ended

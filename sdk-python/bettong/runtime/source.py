@@ -50,6 +50,7 @@ class SourceMachine:
         *,
         sizes: SizeLimits,
         uncommitted_bytes_max: int = limits.UNCOMMITTED_BYTES_MAX,
+        linger_ms: int = limits.LINGER_MS,
         position_bytes_max: int = limits.POSITION_BYTES_MAX,
         batch_records: int = limits.BATCH_RECORDS_TARGET,
     ) -> None:
@@ -57,6 +58,7 @@ class SourceMachine:
         self._policy = plan.on_error
         self._sizes = sizes
         self._uncommitted_bytes_max = uncommitted_bytes_max
+        self._linger_ms = linger_ms
         self._position_bytes_max = position_bytes_max
         self._batch_records = batch_records
         self._dead_letters = plan.dead_letter_outputs.get(source.name)
@@ -120,6 +122,13 @@ class SourceMachine:
             return False
         return not self._is_complete or any(
             stream.may_read for stream in self._streams.values()
+        )
+
+    def is_lingering(self, now_ms: int) -> bool:
+        """Return whether a stream waits a moment, for more records in one read."""
+        return any(
+            stream.may_read and self._lingers(stream, now_ms)
+            for stream in self._streams.values()
         )
 
     def has_unsent(self) -> bool:
@@ -320,8 +329,13 @@ class SourceMachine:
         if not sent and stream.unsent and not stream.owes_opened:
             sent = self._send_frame(stream, stream.unsent[0])
         if not sent and stream.may_read and self._may_begin_read():
+            if self._lingers(stream, now_ms):
+                return []
             sent = self._read(stream, now_ms)
         return sent
+
+    def _lingers(self, stream: SourceStream, now_ms: int) -> bool:
+        return self._uncommitted_bytes > 0 and now_ms < stream.lingers_until_ms
 
     def _may_begin_read(self) -> bool:
         if self._is_held or self._is_draining:
@@ -391,6 +405,8 @@ class SourceMachine:
             return [self._on_failure(stream, read, failure)]
         if read.records:
             stream.last_record_ms = now_ms
+        if len(read.records) < limits.LINGER_RECORDS:
+            stream.lingers_until_ms = now_ms + self._linger_ms
         stream.remember(remembered)
         return self._send_frame(stream, remembered)
 

@@ -75,6 +75,8 @@ class SourceStream:
     is_idle: bool = False
     last_record_ms: int = 0
     retry_at_ms: int = 0
+    # Until then a new read waits for more records.
+    lingers_until_ms: int = 0
     retry_delay_ms: int = 0
     # StreamOpened is owed once in each generation, when the reader is open.
     owes_opened: bool = True

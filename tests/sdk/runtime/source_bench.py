@@ -48,7 +48,11 @@ class Bench:
 
     def __init__(self, plan: Plan, **how: Any) -> None:
         self.machine = SourceMachine(
-            plan, plan.sources[0], sizes=how.pop("sizes", SizeLimits()), **how
+            plan,
+            plan.sources[0],
+            sizes=how.pop("sizes", SizeLimits()),
+            linger_ms=how.pop("linger_ms", 0),
+            **how,
         )
         self.now_ms = 1000
         self.generation = 0

@@ -311,3 +311,30 @@ def test_frames_survive_a_new_session_of_the_same_process() -> None:
     assert found.streams_found.complete
     assert bench.words() == [["y"]]
     assert len(source.opened) == 1
+
+
+def test_small_reads_wait_for_more_while_others_are_in_flight() -> None:
+    source = ListSource({"a": ["x", "y"]}, records_a_read=1)
+    bench = started(source, linger_ms=2)
+
+    bench.reset(named("a"))
+    bench.steps()
+
+    assert len(bench.frames()) == 1
+    assert bench.machine.is_lingering(bench.now_ms)
+
+    bench.now_ms += 2
+    bench.steps()
+
+    assert len(bench.frames()) == 2
+
+
+def test_nothing_lingers_once_all_is_committed() -> None:
+    source = ListSource({"a": ["x", "y"]}, records_a_read=1)
+    bench = started(source, linger_ms=2)
+    bench.reset(named("a"))
+    bench.steps()
+
+    bench.commit(named("a", "1"))
+
+    assert not bench.machine.is_lingering(bench.now_ms)
