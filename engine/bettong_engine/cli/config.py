@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bettong_engine.core.coordinator import CoordinatorLimits
-from bettong_engine.core.worker import WorkerLimits
+from bettong_engine.core.limits import WorkerLimits
 from bettong_engine.errors import ConfigError
 from bettong_engine.net.plugin_host import HostLimits
 from bettong_engine.runtime.options import EngineOptions

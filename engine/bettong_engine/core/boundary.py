@@ -6,7 +6,7 @@ frames that begin new ones wait, and then the epoch ends here.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bettong_engine.core.alignment import Mark
@@ -53,10 +53,14 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class EndEpoch:
-    """The epoch ends at this boundary: barriers go out; streams moved to `streams`."""
+    """The epoch ends at this boundary: barriers go out; streams moved to `streams`.
+
+    marks: what the barrier into each stage that sources feed carries.
+    """
 
     epoch: Epoch
     streams: tuple[StreamState, ...]
+    marks: Mapping[int, Mark]
 
 
 Effect = Stamp | EndEpoch
@@ -76,8 +80,10 @@ class SourceBoundary:
     Streams are named (source, stream). `open_epoch` is the one being filled.
     """
 
-    def __init__(self, open_epoch: Epoch) -> None:
+    def __init__(self, open_epoch: Epoch, feeders: Mapping[int, Sequence[str]]) -> None:
         self.open_epoch = open_epoch
+        # The sources that feed each stage, for stages that have some.
+        self._feeders = feeders
         # Of frames stamped into the open epoch.
         self.open_bytes = 0
         self.records_read = 0
@@ -147,8 +153,10 @@ class SourceBoundary:
         self._moved[source, stream] = None
         return self._let_in()
 
-    def ask_cut(self) -> list[Effect]:
-        """End the open epoch as soon as no read is under way."""
+    def ask_cut(self, epoch: Epoch) -> list[Effect]:
+        """End `epoch`, if it is the open one, as soon as no read is under way."""
+        if epoch != self.open_epoch:
+            return []
         self._is_cutting = True
         return self._let_in()
 
@@ -251,7 +259,8 @@ class SourceBoundary:
                 state = replace(state, is_forgotten=True)
                 del self._streams[name]
             moved.append(state)
-        ended = EndEpoch(self.open_epoch, tuple(moved))
+        marks = {stage: self.mark_of(names) for stage, names in self._feeders.items()}
+        ended = EndEpoch(self.open_epoch, tuple(moved), marks)
         self._moved.clear()
         self._is_mark_new = False
         self.open_epoch = Epoch(self.open_epoch + 1)

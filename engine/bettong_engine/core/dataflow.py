@@ -153,6 +153,10 @@ class Dataflow:
             [i for i, stages in instances if stage in stages]
             for stage in range(len(topology.stages))
         ]
+        self._targets = [
+            tuple(p % len(hosts) for p in range(topology.partitions))
+            for hosts in self._hosts
+        ]
         self._runs: dict[tuple[InstanceId, int], _StageRun] = {}
         self._channels: list[_Channel] = []
         self._by_sender: dict[tuple[InstanceId | str, int, int, int], _Channel] = {}
@@ -164,10 +168,15 @@ class Dataflow:
         """Return every (instance, stage), in stage order."""
         return sorted(self._runs, key=lambda run: (run[1], run[0]))
 
+    def stage_name(self, stage: int) -> str:
+        """Return the name of a stage. Raises `ProtocolError`: there is none."""
+        if not 0 <= stage < len(self.topology.stages):
+            raise ProtocolError("PROTOCOL", f"there is no stage {stage}")
+        return self.topology.stages[stage].name
+
     def targets_of(self, stage: int) -> tuple[int, ...]:
         """Return the target of each partition, for a keyed stage."""
-        count = len(self._hosts[stage])
-        return tuple(p % count for p in range(self.topology.partitions))
+        return self._targets[stage]
 
     def partitions_of(self, instance: InstanceId, stage: int) -> list[int]:
         """Return the partitions that an instance owns of a keyed stage."""

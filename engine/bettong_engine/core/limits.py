@@ -1,6 +1,6 @@
 """The limits of a worker."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bettong_engine.core.dataflow import FlowLimits
 
@@ -14,7 +14,7 @@ class WorkerLimits:
     progress_delay_ms_max: how long a target's progress may wait to be recorded.
     """
 
-    flow: FlowLimits = FlowLimits()
+    flow: FlowLimits = field(default_factory=FlowLimits)
     uncommitted_bytes_max: int = 64 << 20
     output_log_bytes_max: int = 256 << 20
     progress_delay_ms_max: int = 1000

@@ -9,109 +9,53 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bettong_engine.core import delivery
-from bettong_engine.core.boundary import (
-    EndEpoch,
-    Frame,
-    SourceBatch,
-    SourceBoundary,
-    Stamp,
-)
-from bettong_engine.core.dataflow import (
-    BarrierTo,
-    CheckRecords,
-    Dataflow,
-    FlowLimits,
-    Grant,
-    SplitRecords,
-    StageDone,
-    ToSink,
-    ToStage,
-)
-from bettong_engine.core.dataflow import Effect as FlowEffect
+from bettong_engine.core.boundary import Frame, SourceBatch
+from bettong_engine.core.dataflow import CheckRecords, Dataflow, SplitRecords
 from bettong_engine.core.delivery import Delivery
-from bettong_engine.core.delta import (
-    EncodeDelta,
-    OutputBatch,
-    RowColumns,
-    SinkDelta,
-    StoredDelta,
-    StreamState,
-    TimerColumns,
-)
+from bettong_engine.core.delta import EncodeDelta, RowColumns, TimerColumns
 from bettong_engine.core.effects import (
     DropInstance,
     Effect,
     EpochReport,
-    FoundRow,
-    HoldSource,
     NotifyCommitted,
     OpenStream,
-    SendBarrier,
     SendRows,
-    SendTimers,
-    StoreDeltas,
     Tell,
-    ToSinkPlugin,
     TruncateStore,
 )
-from bettong_engine.core.epochs import EpochLedger, OpenEpoch
+from bettong_engine.core.epochs import OpenEpoch
 from bettong_engine.core.ids import (
     Epoch,
     Generation,
     Incarnation,
     InstanceId,
-    PartitionId,
     Term,
     WorkerId,
-    partition_of,
-    sink_home,
-    stream_partition,
 )
+from bettong_engine.core.limits import WorkerLimits
+from bettong_engine.core.lookups import find_rows
 from bettong_engine.core.messages import (
     Cause,
     Committed,
     Cut,
-    Finished,
     HoldSources,
     Install,
     Installed,
     NeedGeneration,
-    NeedPause,
     Prepared,
     Probed,
     StartGeneration,
     ToWorker,
-    WorkAvailable,
 )
 from bettong_engine.core.partition import Partition
-from bettong_engine.core.resets import (
-    reset_compute,
-    reset_source,
-    stream_targets,
-    watermark_of,
-)
+from bettong_engine.core.resets import reset_compute, watermark_of
+from bettong_engine.core.run import Run
 from bettong_engine.core.sessions import ComputeSession, Sessions, SourceSession
-from bettong_engine.core.timers import EVENT_TIME, PROCESSING_TIME
+from bettong_engine.core.sink_desk import MakeDeadLetter, SinkDesk
+from bettong_engine.core.source_desk import SourceDesk
 from bettong_engine.core.topology import Topology
+from bettong_engine.core.work_watch import WorkWatch
 from bettong_engine.errors import ProtocolError
-
-# (records of the batch, index, sink, sequence, cause) -> a Records of one.
-MakeDeadLetter = Callable[[bytes, int, str, int, Cause], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLimits:
-    """Bounds of a worker. Half of either of the first two asks for a cut.
-
-    uncommitted_bytes_max: of frames in the open epoch. output_log_bytes_max: of
-    outputs that targets do not have; at it no new read is let in.
-    progress_delay_ms_max: how long a target's progress may wait to be recorded.
-    """
-
-    flow: FlowLimits = FlowLimits()
-    uncommitted_bytes_max: int = 64 << 20
-    output_log_bytes_max: int = 256 << 20
-    progress_delay_ms_max: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +66,6 @@ class WorkerPorts:
     split_records: SplitRecords
     check_records: CheckRecords
     make_dead_letter: MakeDeadLetter
-
-
-@dataclass(slots=True)
-class _Run:
-    """What exists from one Install to the next generation."""
-
-    generation: Generation
-    flow: Dataflow
-    boundary: SourceBoundary
-    ledger: EpochLedger
-    unreset: set[InstanceId]
-    is_installed: bool = False
-    announced: Epoch | None = None
-    is_announced_urgent: bool = False
-    is_held_by_log: bool = False
-    is_stopping: bool = False
-    is_finished_told: bool = False
 
 
 class Worker:
@@ -163,42 +90,39 @@ class Worker:
         self.limits = limits
         self.ports = ports
         self.sessions = Sessions()
-        self.deliveries: dict[tuple[int, int], Delivery] = {}
         # The fence: messages below it are dropped.
         self.term = Term(0)
         self.generation = Generation(0)
         self.committed_epoch = Epoch(0)
-        self._run: _Run | None = None
-        self._progress_since_ms: int | None = None
+        self._sources = SourceDesk(topology, self.partitions, self.sessions)
+        self._sinks = SinkDesk(
+            worker,
+            topology,
+            self.partitions,
+            history=history,
+            make_dead_letter=ports.make_dead_letter,
+        )
+        self._run: Run | None = None
+        self._watch = WorkWatch(
+            worker, topology, self.partitions, self._sinks, limits=limits
+        )
         self._now_ms = 0
-        for number, sink in enumerate(topology.sinks):
-            for place in range(sink.partitions):
-                log = self._home(number, place).log_of(sink.name, place)
-                self.deliveries[number, place] = Delivery(log, history)
+
+    @property
+    def deliveries(self) -> dict[tuple[int, int], Delivery]:
+        """The deliveries by (sink, sink partition), for status."""
+        return self._sinks.deliveries
 
     # Time.
 
     def wake_at_ms(self) -> int | None:
         """Return when `on_tick` is wanted, or None."""
-        if self._progress_since_ms is None:
-            return None
-        return self._progress_since_ms + self.limits.progress_delay_ms_max
+        return self._watch.wake_at_ms()
 
     def on_tick(self, now_ms: int) -> list[Effect]:
         """Do what is due. Processing-time timers count by the same clock."""
         self._now_ms = now_ms
         return self._settle()
-
-    def next_timer_due_us(self) -> int | None:
-        """Return when the first processing-time timer is due, or None."""
-        due = [
-            at
-            for p in self.partitions
-            for stage in self.topology.stages
-            if stage.keyed
-            and (at := p.timers_of(stage.name).next_due_us(PROCESSING_TIME)) is not None
-        ]
-        return min(due, default=None)
 
     # The coordinator.
 
@@ -216,14 +140,14 @@ class Worker:
             case Committed():
                 return self._committed(message.epoch)
             case HoldSources():
-                return self._hold_sources(message.reason)
+                return self._watch.stop(self._run, message.reason, self._now_ms)
 
     def on_stored(
         self, generation: Generation, epoch: Epoch, cpu_us: int
     ) -> list[Effect]:
         """Learn that an epoch's deltas are kept."""
-        run = self._run
-        if run is None or generation != run.generation:
+        run = self._run_of(generation)
+        if run is None:
             return []
         entry = run.ledger.of(epoch)
         cost = cpu_us + entry.flush_cpu_us
@@ -242,62 +166,60 @@ class Worker:
                 raise ProtocolError("UNKNOWN_NAME", f"no stage is called {name!r}")
             numbers.append(number)
         self.sessions.computes[instance] = ComputeSession(instance, tuple(numbers))
-        return self._need_generation("PLUGIN_JOINED", "a computation has attached")
+        return self._need_generation("UNSPECIFIED", "a computation has attached")
 
     def on_source_attached(
         self, instance: InstanceId, source: str, *, is_local: bool
     ) -> list[Effect]:
-        """Use this plugin as the source from now on."""
-        if self.topology.source_named(source) is None:
+        """Use this plugin as the source: at once if it is the generation's first."""
+        spec = self.topology.source_named(source)
+        if spec is None:
             raise ProtocolError("UNKNOWN_NAME", f"no source is called {source!r}")
+        if spec.is_local != is_local:
+            raise ProtocolError(
+                "PROTOCOL", f"source {source!r} is registered with another stream kind"
+            )
         effects: list[Effect] = []
         old = self.sessions.sources.get(source)
         if old is not None:
-            effects += self._fenced(old.instance, f"source {source!r}")
-            effects += self._need_generation("FENCED", f"source {source!r} is replaced")
+            effects += self._replaced(old.instance, f"source {source!r}")
         self.sessions.sources[source] = SourceSession(instance, is_local)
-        if self._run is not None and old is None:
+        if self._run is not None and source not in self._run.source_plugins:
             effects += self._reset_source(self._run, source)
         return effects
 
     def on_sink_attached(self, instance: InstanceId, sink: str) -> list[Effect]:
-        """Deliver to this plugin from now on."""
+        """Deliver to this plugin: at once if it is the generation's first."""
         number = self.topology.sink_number(sink)
         if number is None:
             raise ProtocolError("UNKNOWN_NAME", f"no sink is called {sink!r}")
         effects: list[Effect] = []
         old = self.sessions.sinks.get(number)
-        self.sessions.sinks[number] = instance
         if old is not None:
-            effects += self._fenced(old, f"sink {sink!r}")
-            effects += self._need_generation("FENCED", f"sink {sink!r} is replaced")
-        for (owner, _), target in self.deliveries.items():
-            if owner == number:
-                opened = target.on_attached(instance, self.generation)
-                if self._run is not None and old is None:
-                    effects += self._delivery(owner, target, opened)
-        return effects
+            effects += self._replaced(old, f"sink {sink!r}")
+        self.sessions.sinks[number] = instance
+        run = self._run
+        if run is not None and number in run.sink_plugins:
+            run = None
+        if run is not None:
+            run.sink_plugins[number] = instance
+        return effects + self._sinks.on_attached(run, number, instance, self.generation)
 
     def on_lost(self, instance: InstanceId, cause: Cause) -> list[Effect]:
         """Go on without a plugin's stream: a new generation undoes what it half did."""
+        need: list[Effect] = [Tell(NeedGeneration(self.id, cause))]
         if self.sessions.computes.pop(instance, None) is not None:
-            return [Tell(NeedGeneration(self.id, cause))]
+            return need
         source = self.sessions.source_of(instance)
         if source is not None:
             del self.sessions.sources[source]
-            return [Tell(NeedGeneration(self.id, cause))]
+            return need
         sink = self.sessions.sink_of(instance)
         if sink is not None:
             del self.sessions.sinks[sink]
-            for (owner, _), target in self.deliveries.items():
-                if owner == sink:
-                    target.on_lost()
-            return [Tell(NeedGeneration(self.id, cause))]
+            self._sinks.on_lost(sink)
+            return need
         return []
-
-    def on_pause_wanted(self, cause: Cause) -> list[Effect]:
-        """Ask for a pause: a plugin or the runtime met what only a person can mend."""
-        return [Tell(NeedPause(self.id, self.generation, cause))]
 
     # Sources.
 
@@ -305,38 +227,32 @@ class Worker:
         self, instance: InstanceId, streams: Iterable[str], *, is_complete: bool
     ) -> list[Effect]:
         """Open the streams that a source names for the first time."""
-        name = self._source_name(instance)
+        name = self.sessions.source_of(instance)
         if name is None:
             return []
-        session = self.sessions.sources[name]
-        fresh = [s for s in streams if s not in session.found]
-        session.found.update(dict.fromkeys(fresh))
-        session.is_complete = session.is_complete or is_complete
-        is_first, session.is_listed = not session.is_listed, True
+        self.sessions.sources[name].is_listed = True
+        opened = self._sources.name_streams(
+            self._run, name, streams, is_complete=is_complete
+        )
         run = self._run
-        if run is None:
+        if run is None or run.source_plugins.get(name) != instance:
             return []
-        effects: list[Effect] = []
-        for stream in fresh:
-            if not run.boundary.knows(name, stream):
-                run.boundary.appear(name, stream, is_local=session.is_local)
-                state = StreamState(name, stream)
-                targets = self._stream_targets(run, name, stream)
-                effects.append(OpenStream(instance, run.generation, state, targets))
-        if is_first and session.is_local:
-            effects += self._end_unnamed(run, name)
-        run.boundary.add_source(name, is_complete=session.is_complete)
-        return effects + self._settle()
+        effects: list[Effect] = [
+            OpenStream(plugin, run.generation, state, targets)
+            for plugin, state, targets in opened
+        ]
+        return effects + self._end_unnamed(run, name) + self._settle()
 
     def on_frame(
         self, instance: InstanceId, generation: Generation, frame: Frame
     ) -> list[Effect]:
         """Take a frame of a source into the open epoch."""
-        run, name = self._run, self._source_name(instance)
-        if run is None or name is None or generation != run.generation:
+        run, name = self._run_of(generation), self.sessions.source_of(instance)
+        if run is None or name is None or run.source_plugins.get(name) != instance:
             return []
-        effects = self._boundary(run, run.boundary.on_frame(name, frame))
-        return effects + self._settle()
+        with run.broken_by_error():
+            found = run.boundary.on_frame(name, frame)
+            return run.on_boundary(found, self._now_ms) + self._settle()
 
     # Computations.
 
@@ -344,8 +260,8 @@ class Worker:
         self, instance: InstanceId, generation: Generation
     ) -> list[Effect]:
         """Learn that a computation is ready for the generation."""
-        run = self._run
-        if run is None or generation != run.generation:
+        run = self._run_of(generation)
+        if run is None:
             return []
         run.unreset.discard(instance)
         return self._installed_if_ready(run)
@@ -358,23 +274,21 @@ class Worker:
         batch: SourceBatch,
     ) -> list[Effect]:
         """Route a batch that a stage has put out."""
-        run = self._run
-        if run is None or generation != run.generation:
+        run = self._run_of(generation)
+        if run is None:
             return []
-        found = run.flow.on_stage_output(instance, stage, batch)
-        return self._flow(run, found)
+        with run.broken_by_error():
+            return run.on_flow(run.flow.on_stage_output(instance, stage, batch))
 
     def on_consumed(
         self, instance: InstanceId, channel: int, records: int, size: int
     ) -> list[Effect]:
-        """Return credit for what an instance has consumed.
-
-        Before its answer to the reset, it speaks of the generation before.
-        """
+        """Return credit for what an instance has consumed."""
         run = self._run
         if run is None or instance in run.unreset:
-            return []
-        return self._flow(run, run.flow.on_consumed(instance, channel, records, size))
+            return []  # Of an older generation, whose channels are not these.
+        with run.broken_by_error():
+            return run.on_flow(run.flow.on_consumed(instance, channel, records, size))
 
     def on_state_get(
         self,
@@ -387,19 +301,12 @@ class Worker:
         all_entries: bool = False,
     ) -> list[Effect]:
         """Answer with the newest rows of (state, key, entry), in order."""
-        run = self._run
-        if run is None or generation != run.generation:
+        run = self._run_of(generation)
+        if run is None:
             return []
-        name = self._stage_name(stage)
-        rows: list[FoundRow] = []
-        for state, key, entry in wanted:
-            place = self._owned_partition(run, instance, stage, key)
-            if all_entries:
-                entries = self.partitions[place].entries_of(name, state, key)
-                rows += [FoundRow(state, key, e, row) for e, row in entries.items()]
-            else:
-                row = self.partitions[place].row_of(name, state, key, entry)
-                rows.append(FoundRow(state, key, entry, row))
+        rows = find_rows(
+            run.flow, self.partitions, instance, stage, wanted, all_entries=all_entries
+        )
         return [SendRows(instance, generation, request, rows)]
 
     def on_delta(
@@ -411,23 +318,28 @@ class Worker:
         parts: Iterable[tuple[int, RowColumns | None, TimerColumns | None]],
     ) -> list[Effect]:
         """Take a piece of what an epoch changed in a stage."""
-        run = self._run
-        if run is None or generation != run.generation:
+        run = self._run_of(generation)
+        if run is None:
             return []
-        name = self._stage_name(stage)
+        name = run.flow.stage_name(stage)
         entry = run.ledger.of(epoch)
-        if (instance, stage) not in entry.awaited or not entry.is_ended:
-            raise ProtocolError("PROTOCOL", f"delta of epoch {epoch} out of place")
-        for partition, rows, timers in parts:
-            if (
-                not 0 <= partition < self.topology.partitions
-                or run.flow.owner_of(stage, partition) != instance
-            ):
-                raise ProtocolError(
-                    "PROTOCOL", f"delta for partition {partition}, which is not its own"
-                )
-            self.partitions[partition].on_stage_rows(epoch, name, rows, timers)
-            entry.touched.add(partition)
+        with run.broken_by_error():
+            if (instance, stage) not in entry.awaited or not entry.is_ended:
+                raise ProtocolError("PROTOCOL", f"delta of epoch {epoch} out of place")
+            for partition, rows, timers in parts:
+                if (
+                    not 0 <= partition < self.topology.partitions
+                    or run.flow.owner_of(stage, partition) != instance
+                ):
+                    raise ProtocolError(
+                        "PROTOCOL",
+                        f"delta for partition {partition}, which is not its own",
+                    )
+                self.partitions[partition].on_stage_rows(epoch, name, rows, timers)
+                entry.touched.add(partition)
+                entry.touched_stages.add(name)
+                if timers is not None:
+                    self._watch.on_timers_changed()
         return []
 
     def on_barrier_ack(
@@ -439,13 +351,13 @@ class Worker:
         flush_cpu_us: int,
     ) -> list[Effect]:
         """Learn that a stage has finished an epoch."""
-        run = self._run
-        if run is None or generation != run.generation:
+        run = self._run_of(generation)
+        if run is None:
             return []
-        entry = run.ledger.of(epoch)
-        entry.flush_cpu_us += flush_cpu_us
-        found = run.flow.on_stage_ack(instance, stage, epoch)
-        return self._flow(run, found) + self._prepare_complete(run) + self._settle()
+        with run.broken_by_error():
+            found = run.flow.on_stage_ack(instance, stage, epoch)
+            run.ledger.of(epoch).flush_cpu_us += flush_cpu_us
+            return run.on_flow(found) + run.prepare_complete() + self._settle()
 
     # Sinks.
 
@@ -517,9 +429,9 @@ class Worker:
         if self._run is not None:
             for number in range(self.committed_epoch + 1, message.epoch + 1):
                 entry = self._run.ledger.close(Epoch(number))
-                self._forget_streams(entry.streams if entry else ())
+                self._sources.forget(entry.streams if entry else ())
         self._run = None
-        self._progress_since_ms = None
+        self._watch.on_generation()
         in_sync = []
         for partition, digest in zip(self.partitions, message.digests, strict=True):
             if partition.digest_at(message.epoch) == digest:
@@ -553,13 +465,13 @@ class Worker:
             split=self.ports.split_records,
             check=self.ports.check_records,
         )
-        ledger = EpochLedger(flow.stage_runs())
-        run = self._run = _Run(
+        run = self._run = Run(
             message.generation,
             flow,
-            SourceBoundary(Epoch(message.epoch + 1)),
-            ledger,
-            {instance for instance, _ in flow.stage_runs()},
+            self.partitions,
+            self._sinks.logs,
+            last_epoch=message.epoch,
+            encode=self.ports.encode_delta,
         )
         effects: list[Effect] = [
             reset_compute(
@@ -573,15 +485,16 @@ class Worker:
             for instance in sorted(run.unreset)
         ]
         for source in topology.sources:
-            self._fill_boundary(run, source.name)
+            self._sources.fill_boundary(run, source.name)
+        run.boundary.hold(self._watch.is_held)
+        for source in topology.sources:
             if source.name in self.sessions.sources:
                 effects += self._reset_source(run, source.name)
-        for (sink, _), target in self.deliveries.items():
-            opened = target.on_generation(message.generation)
-            effects += self._delivery(sink, target, opened)
+        run.sink_plugins.update(self.sessions.sinks)
+        effects += self._sinks.on_generation(run)
         return effects + self._installed_if_ready(run)
 
-    def _installed_if_ready(self, run: _Run) -> list[Effect]:
+    def _installed_if_ready(self, run: Run) -> list[Effect]:
         if run.unreset or run.is_installed:
             return []
         run.is_installed = True
@@ -589,10 +502,10 @@ class Worker:
 
     def _cut(self, message: Cut) -> list[Effect]:
         run = self._run
-        if run is None or message.epoch != run.boundary.open_epoch:
+        if run is None:
             return []
-        run.ledger.of(message.epoch).processing_time_us = message.processing_time_us
-        return self._boundary(run, run.boundary.ask_cut()) + self._settle()
+        found = run.on_cut(message.epoch, message.processing_time_us, self._now_ms)
+        return found + self._settle()
 
     def _committed(self, epoch: Epoch) -> list[Effect]:
         run = self._run
@@ -601,246 +514,48 @@ class Worker:
         effects: list[Effect] = []
         for number in range(self.committed_epoch + 1, epoch + 1):
             entry = run.ledger.close(Epoch(number))
-            assert entry is not None and entry.is_prepared, "commit before prepare"
+            assert entry is not None, "commit before prepare"
+            assert entry.is_prepared, "commit before prepare"
             effects += self._release(run, entry)
         self.committed_epoch = epoch
         return effects + self._settle()
 
-    def _release(self, run: _Run, entry: OpenEpoch) -> list[Effect]:
+    def _release(self, run: Run, entry: OpenEpoch) -> list[Effect]:
         """Merge a committed epoch; outputs and positions become visible."""
         for partition in sorted(entry.digests):
             self.partitions[partition].commit(entry.epoch)
-        effects: list[Effect] = []
-        for (sink, _), target in self.deliveries.items():
-            effects += self._delivery(sink, target, target.on_committed())
-        self._forget_streams(entry.streams)
-        for name, session in self.sessions.sources.items():
+        effects = self._sinks.on_committed(run)
+        self._sources.forget(entry.streams)
+        for name, instance in run.source_plugins.items():
             streams = tuple(s for s in entry.streams if s.source == name)
             if streams:
-                effects.append(NotifyCommitted(session.instance, entry.epoch, streams))
+                effects.append(NotifyCommitted(instance, entry.epoch, streams))
         batches = [b for found in entry.outputs.values() for b in found]
-        effects.append(
-            EpochReport(
-                run.generation,
-                entry.epoch,
-                entry.opened_ms,
-                entry.flush_cpu_us,
-                entry.records_read,
-                sum(b.count for b in batches),
-                entry.output_bytes,
-            )
+        report = EpochReport(
+            run.generation,
+            entry.epoch,
+            entry.opened_ms,
+            entry.flush_cpu_us,
+            entry.records_read,
+            sum(b.count for b in batches),
+            entry.output_bytes,
         )
-        return effects
+        return [*effects, report]
 
-    def _hold_sources(self, reason: str) -> list[Effect]:
-        if self._run is None:
-            return []
-        self._run.is_stopping = True
-        return self._set_hold(self._run, reason)
+    # Inside: sources and sinks.
 
-    # Inside: sources.
-
-    def _fill_boundary(self, run: _Run, source: str) -> None:
-        session = self.sessions.sources.get(source)
-        spec = self.topology.source_named(source)
-        assert spec is not None
-        for state in self._committed_streams(source):
-            run.boundary.add_stream(state, is_local=spec.is_local)
-        if session is None:
-            run.boundary.add_source(source)
-            return
-        for stream in session.found:
-            if not run.boundary.knows(source, stream):
-                run.boundary.appear(source, stream, is_local=spec.is_local)
-        run.boundary.add_source(source, is_complete=session.is_complete)
-
-    def _reset_source(self, run: _Run, source: str) -> list[Effect]:
-        session = self.sessions.sources[source]
-        spec = self.topology.source_named(source)
-        assert spec is not None
-        streams = self._committed_streams(source)
-        known = {s.stream for s in streams}
-        streams += [StreamState(source, s) for s in session.found if s not in known]
-        effects: list[Effect] = [
-            reset_source(
-                run.flow,
-                session.instance,
-                spec.outputs,
-                streams,
-                generation=run.generation,
-                epoch=self.committed_epoch,
-            )
-        ]
-        if session.is_listed and session.is_local:
-            effects += self._end_unnamed(run, source)
-        if run.is_stopping or run.is_held_by_log:
-            effects.append(HoldSource(session.instance, True, "held"))
-        return effects
-
-    def _end_unnamed(self, run: _Run, source: str) -> list[Effect]:
-        """End the local streams that their source, attached anew, does not name."""
-        found = self.sessions.sources[source].found
-        effects: list[Effect] = []
-        for stream in run.boundary.open_streams(source):
-            if stream not in found:
-                ended = run.boundary.end_stream(source, stream)
-                effects += self._boundary(run, ended)
-        return effects
-
-    def _committed_streams(self, source: str) -> list[StreamState]:
-        return [
-            state
-            for partition in self.partitions
-            for state in partition.streams.values()
-            if state.source == source
-        ]
-
-    def _stream_targets(self, run: _Run, source: str, stream: str) -> tuple[int, ...]:
-        spec = self.topology.source_named(source)
-        assert spec is not None
-        return stream_targets(run.flow, spec.outputs, source, stream)
-
-    def _forget_streams(self, streams: Iterable[StreamState]) -> None:
-        """Drop local streams whose end is committed from what sources named."""
-        for state in streams:
-            session = self.sessions.sources.get(state.source)
-            if state.is_forgotten and session is not None:
-                session.found.pop(state.stream, None)
-
-    def _source_name(self, instance: InstanceId) -> str | None:
-        return self.sessions.source_of(instance)
-
-    # Inside: effects of the parts.
-
-    def _boundary(self, run: _Run, found: Sequence[Stamp | EndEpoch]) -> list[Effect]:
-        effects: list[Effect] = []
-        for item in found:
-            entry = run.ledger.of(item.epoch)
-            if isinstance(item, Stamp):
-                if entry.opened_ms is None:
-                    entry.opened_ms = self._now_ms
-                entry.records_read += item.frame.records_read
-                for batch in item.frame.batches:
-                    flow = run.flow.on_source_batch(item.source, batch, item.epoch)
-                    effects += self._flow(run, flow)
-            else:
-                entry.is_ended = True
-                entry.streams = item.streams
-                marks = {
-                    number: run.boundary.mark_of(self._feeders(number))
-                    for number, fed in enumerate(self.topology.fed_by_source)
-                    if fed
-                }
-                effects += self._flow(run, run.flow.on_boundary_end(item.epoch, marks))
-                effects += self._prepare_complete(run)
-        return effects
-
-    def _feeders(self, stage: int) -> list[str]:
-        return [
-            source.name
-            for source in self.topology.sources
-            if any(o.stage == stage for o in source.outputs)
-        ]
-
-    def _flow(self, run: _Run, found: Sequence[FlowEffect]) -> list[Effect]:
-        effects: list[Effect] = []
-        for item in found:
-            match item:
-                case ToStage() | Grant():
-                    effects.append(item)
-                case ToSink():
-                    entry = run.ledger.of(item.epoch)
-                    place = (item.sink, item.sink_partition)
-                    entry.outputs.setdefault(place, []).append(item.batch)
-                    entry.output_bytes += len(item.batch.records)
-                case BarrierTo():
-                    effects += self._barrier(run, item)
-                case StageDone():
-                    run.ledger.of(item.epoch).awaited.discard(
-                        (item.instance, item.stage)
-                    )
-        return effects
-
-    def _barrier(self, run: _Run, item: BarrierTo) -> list[Effect]:
-        entry = run.ledger.of(item.epoch)
-        stage = self.topology.stages[item.stage]
-        mark = item.mark
-        if mark.watermark_us is not None:
-            entry.watermarks[stage.name] = mark.watermark_us
-        where = (item.instance, run.generation, item.stage, item.epoch)
-        effects: list[Effect] = []
-        if stage.keyed:
-            owned = run.flow.partitions_of(item.instance, item.stage)
-            due = self._due(
-                stage.name, owned, mark.watermark_us, entry.processing_time_us
-            )
-            if due is not None:
-                effects.append(SendTimers(*where, due))
-        barrier = SendBarrier(
-            *where, mark.watermark_us, mark.is_idle, entry.processing_time_us
+    def _reset_source(self, run: Run, source: str) -> list[Effect]:
+        effects = self._sources.reset(
+            run, source, self.committed_epoch, is_held=self._watch.is_held
         )
-        return [*effects, barrier]
+        return effects + self._end_unnamed(run, source)
 
-    def _due(
-        self,
-        stage: str,
-        partitions: Iterable[int],
-        watermark_us: int | None,
-        processing_time_us: int,
-    ) -> TimerColumns | None:
-        found: list[tuple[int, bytes, str, int]] = []
-        for number in partitions:
-            timers = self.partitions[number].timers_of(stage)
-            if watermark_us is not None:
-                for due, key, name in timers.due(EVENT_TIME, watermark_us):
-                    found.append((due, key, name, EVENT_TIME))
-            for due, key, name in timers.due(PROCESSING_TIME, processing_time_us):
-                found.append((due, key, name, PROCESSING_TIME))
-        if not found:
-            return None
-        found.sort()
-        return TimerColumns(
-            keys=[key for _, key, _, _ in found],
-            names=[name for _, _, name, _ in found],
-            kinds=[kind for _, _, _, kind in found],
-            due_us=[due for due, _, _, _ in found],
-        )
-
-    def _prepare_complete(self, run: _Run) -> list[Effect]:
+    def _end_unnamed(self, run: Run, source: str) -> list[Effect]:
         effects: list[Effect] = []
-        for entry in run.ledger.take_complete():
-            deltas = self._prepare(run, entry)
-            effects.append(StoreDeltas(run.generation, entry.epoch, tuple(deltas)))
+        for stream in self._sources.unnamed(run, source):
+            ended = run.boundary.end_stream(source, stream)
+            effects += run.on_boundary(ended, self._now_ms)
         return effects
-
-    def _prepare(self, run: _Run, entry: OpenEpoch) -> list[StoredDelta]:
-        """Close the delta of every partition that the epoch changed."""
-        count = self.topology.partitions
-        streams: dict[int, list[StreamState]] = {}
-        for state in entry.streams:
-            home = stream_partition(state.source, state.stream, count)
-            streams.setdefault(home, []).append(state)
-        sinks: dict[int, list[SinkDelta]] = {}
-        for place, target in self.deliveries.items():
-            marks = tuple(entry.skipped.get(place, ()))
-            delta = target.log.prepare(entry.outputs.get(place, []), marks)
-            if delta is not None:
-                home = sink_home(target.log.sink, target.log.sink_partition, count)
-                sinks.setdefault(home, []).append(delta)
-        self._progress_since_ms = None
-        deltas: list[StoredDelta] = []
-        for number in sorted({*entry.touched, *streams, *sinks}):
-            stored = self.partitions[number].prepare(
-                entry.epoch,
-                run.generation,
-                streams=streams.get(number, []),
-                sinks=sinks.get(number, []),
-                watermarks=entry.watermarks,
-                encode=self.ports.encode_delta,
-            )
-            entry.digests[number] = stored.digest
-            deltas.append(stored)
-        return deltas
 
     def _on_sink(
         self,
@@ -848,151 +563,27 @@ class Worker:
         sink_partition: int,
         event: Callable[[Delivery], list[delivery.Effect]],
     ) -> list[Effect]:
-        sink = self.sessions.sink_of(instance)
-        if sink is None or self._run is None:
+        sink, run = self.sessions.sink_of(instance), self._run
+        if sink is None or run is None or run.sink_plugins.get(sink) != instance:
             return []
-        target = self.deliveries.get((sink, sink_partition))
-        if target is None:
-            raise ProtocolError(
-                "PROTOCOL",
-                f"sink {self.topology.sinks[sink].name!r} has no sink partition"
-                f" {sink_partition}",
-            )
-        return self._delivery(sink, target, event(target)) + self._settle()
-
-    def _delivery(
-        self, sink: int, target: Delivery, found: Sequence[delivery.Effect]
-    ) -> list[Effect]:
-        effects: list[Effect] = []
-        for item in found:
-            if isinstance(item, delivery.Quarantine):
-                effects += self._quarantine(sink, target, item)
-            elif isinstance(item, delivery.Blocked):
-                effects += self.on_pause_wanted(item.cause)
-            else:
-                effects.append(ToSinkPlugin(item))
-        return effects
-
-    def _quarantine(
-        self, sink: int, target: Delivery, item: delivery.Quarantine
-    ) -> list[Effect]:
-        """Make a dead letter of a refused output, in the open epoch, with its mark."""
-        dead = self.topology.dead_letter_sink
-        if dead is None or dead == sink or self._run is None:
-            return self.on_pause_wanted(item.cause)
-        numbered = target.log.batch_of(item.sequence)
-        assert numbered is not None, "a delivery quarantines what it has sent"
-        record = self.ports.make_dead_letter(
-            numbered.batch.records,
-            item.sequence - numbered.first_sequence,
-            target.log.sink,
-            item.sequence,
-            item.cause,
-        )
-        entry = self._run.ledger.of(self._run.boundary.open_epoch)
-        entry.outputs.setdefault((dead, 0), []).append(OutputBatch(1, record))
-        entry.output_bytes += len(record)
-        place = (sink, target.log.sink_partition)
-        entry.skipped.setdefault(place, []).append(item.sequence)
-        return []
-
-    # Inside: what follows from every event.
-
-    def _settle(self) -> list[Effect]:
-        """Announce work, hold or release sources, and notice the end."""
-        run = self._run
-        if run is None or not run.is_installed:
-            return []
-        return [*self._hold_by_log(run), *self._announce(run), *self._finish(run)]
-
-    def _log_bytes(self, run: _Run) -> int:
-        logs = sum(d.log.bytes for d in self.deliveries.values())
-        return logs + run.ledger.output_bytes
-
-    def _hold_by_log(self, run: _Run) -> list[Effect]:
-        is_full = self._log_bytes(run) >= self.limits.output_log_bytes_max
-        if is_full == run.is_held_by_log:
-            return []
-        run.is_held_by_log = is_full
-        return self._set_hold(run, "a sink is behind: its output log is full")
-
-    def _set_hold(self, run: _Run, reason: str) -> list[Effect]:
-        is_held = run.is_held_by_log or run.is_stopping
-        effects: list[Effect] = [
-            HoldSource(session.instance, is_held, reason)
-            for session in self.sessions.sources.values()
-        ]
-        return effects + self._boundary(run, run.boundary.hold(is_held))
-
-    def _announce(self, run: _Run) -> list[Effect]:
-        epoch = run.boundary.open_epoch
-        half_log = self.limits.output_log_bytes_max // 2
-        is_log_half_full = self._log_bytes(run) >= half_log
-        is_urgent = run.boundary.open_bytes * 2 >= self.limits.uncommitted_bytes_max
-        if run.announced == epoch and (run.is_announced_urgent or not is_urgent):
-            return []
-        if not (
-            run.boundary.has_work()
-            or run.ledger.of(epoch).skipped
-            or self._has_progress_due(is_log_half_full)
-            or self._has_timer_due()
-        ):
-            return []
-        run.announced, run.is_announced_urgent = epoch, is_urgent
-        return [Tell(WorkAvailable(self.id, run.generation, epoch, is_urgent))]
-
-    def _has_progress_due(self, is_log_half_full: bool) -> bool:
-        if not any(d.log.has_unrecorded_progress() for d in self.deliveries.values()):
-            self._progress_since_ms = None
-            return False
-        if self._progress_since_ms is None:
-            self._progress_since_ms = self._now_ms
-        waited = self._now_ms - self._progress_since_ms
-        return is_log_half_full or waited >= self.limits.progress_delay_ms_max
-
-    def _has_timer_due(self) -> bool:
-        due_us = self.next_timer_due_us()
-        return due_us is not None and due_us <= self._now_ms * 1000
-
-    def _finish(self, run: _Run) -> list[Effect]:
-        if (
-            run.is_finished_told
-            or not run.boundary.is_exhausted()
-            or run.boundary.has_work()
-            or run.boundary.open_epoch != self.committed_epoch + 1
-            or run.ledger.of(run.boundary.open_epoch).skipped
-            or self._has_timer_due()
-            or not all(d.has_delivered_all for d in self.deliveries.values())
-        ):
-            return []
-        run.is_finished_told = True
-        return [Tell(Finished(self.id, run.generation))]
+        found = self._sinks.on_event(run, sink, sink_partition, event)
+        return found + self._settle()
 
     # Inside: small things.
+
+    def _settle(self) -> list[Effect]:
+        """Do what follows from every event."""
+        if self._run is None or not self._run.is_installed:
+            return []
+        return self._watch.settle(self._run, self.committed_epoch, self._now_ms)
+
+    def _run_of(self, generation: Generation) -> Run | None:
+        run = self._run
+        return run if run is not None and run.generation == generation else None
 
     def _need_generation(self, code: str, message: str) -> list[Effect]:
         return [Tell(NeedGeneration(self.id, Cause(code, message)))]
 
-    def _fenced(self, instance: InstanceId, what: str) -> list[Effect]:
+    def _replaced(self, instance: InstanceId, what: str) -> list[Effect]:
         cause = Cause("FENCED", f"{what} is served by a newer plugin")
-        return [DropInstance(instance, cause)]
-
-    def _home(self, sink: int, sink_partition: int) -> Partition:
-        name = self.topology.sinks[sink].name
-        number = sink_home(name, sink_partition, self.topology.partitions)
-        return self.partitions[number]
-
-    def _stage_name(self, stage: int) -> str:
-        if not 0 <= stage < len(self.topology.stages):
-            raise ProtocolError("PROTOCOL", f"there is no stage {stage}")
-        return self.topology.stages[stage].name
-
-    def _owned_partition(
-        self, run: _Run, instance: InstanceId, stage: int, key: bytes
-    ) -> PartitionId:
-        place = partition_of(key, self.topology.partitions)
-        if run.flow.owner_of(stage, place) != instance:
-            raise ProtocolError(
-                "PROTOCOL", f"state of partition {place}, which is not its own"
-            )
-        return place
+        return [DropInstance(instance, cause), Tell(NeedGeneration(self.id, cause))]

@@ -576,8 +576,6 @@ class Engine:
             self._timer = None
         assert self.worker is not None and self.coordinator is not None
         times = [self.worker.wake_at_ms(), self.coordinator.wake_at_ms()]
-        if (due_us := self.worker.next_timer_due_us()) is not None:
-            times.append(due_us // 1000 + 1)
         wanted = [t for t in times if t is not None]
         if wanted and not self._ended.done():
             delay_s = max(min(wanted) - self.clock.now_ms(), 0) / 1000

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bettong_engine.core.coordinator import CoordinatorLimits
-from bettong_engine.core.worker import WorkerLimits
+from bettong_engine.core.limits import WorkerLimits
 from bettong_engine.net.plugin_host import HostLimits
 from bettong_engine.runtime.supervisor import PluginSpec
 
