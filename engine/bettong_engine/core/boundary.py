@@ -91,10 +91,15 @@ class SourceBoundary:
         self._moved: dict[tuple[str, str], None] = {}
         self._complete: dict[str, bool] = {}
         self._parked: deque[tuple[str, Frame]] = deque()
-        self._is_cutting = False
+        # The last epoch whose end was asked for.
+        self._cut_to = Epoch(0)
         self._is_held = False
         # A source said that its list of streams is final: barriers must tell.
         self._is_mark_new = False
+
+    @property
+    def _is_cutting(self) -> bool:
+        return self.open_epoch <= self._cut_to
 
     def add_source(self, source: str, *, is_complete: bool = False) -> None:
         """Know of a source; `is_complete`: no further stream of it will appear."""
@@ -154,10 +159,11 @@ class SourceBoundary:
         return self._let_in()
 
     def ask_cut(self, epoch: Epoch) -> list[Effect]:
-        """End `epoch`, if it is the open one, as soon as no read is under way."""
-        if epoch != self.open_epoch:
-            return []
-        self._is_cutting = True
+        """End all epochs up to `epoch`, each as soon as no read is under way.
+
+        A later cut may be asked for while an earlier one waits for a read to end.
+        """
+        self._cut_to = max(self._cut_to, epoch)
         return self._let_in()
 
     def hold(self, is_held: bool) -> list[Effect]:
@@ -250,7 +256,6 @@ class SourceBoundary:
     def _cut_if_possible(self) -> list[Effect]:
         if not self._is_cutting or any(s.is_mid_read for s in self._streams.values()):
             return []
-        self._is_cutting = False
         moved = []
         for name in self._moved:
             stream = self._streams[name]

@@ -470,6 +470,9 @@ class Coordinator:
         return effects + self._cut_if_due(now_ms)
 
     def _on_finished(self, message: Finished) -> list[Effect]:
+        if self.state is not CoordinatorState.RUNNING:
+            # The next generation is being written; its workers will say it again.
+            return []
         self._finished.add(message.worker)
         if len(self._finished) < len(self._workers):
             return []

@@ -43,6 +43,9 @@ class SourceDesk:
         session = self._sessions.sources[source]
         run.source_plugins[source] = session.instance
         streams = self._committed(source)
+        if session.is_local:
+            # Those that the plugin does not name are gone, and end where they are.
+            streams = [state for state in streams if state.stream in session.found]
         known = {state.stream for state in streams}
         streams += [StreamState(source, s) for s in session.found if s not in known]
         effects: list[Effect] = [
@@ -87,6 +90,15 @@ class SourceDesk:
                 opened.append((session.instance, state, targets))
         run.boundary.add_source(source, is_complete=session.is_complete)
         return opened
+
+    def awaits_list(self, source: str) -> bool:
+        """Return whether a source is not to be reset before it names its streams.
+
+        A reset names the streams that go on, and closes all others. Of local ones
+        only the plugin knows which are left.
+        """
+        session = self._sessions.sources.get(source)
+        return session is not None and session.is_local and not session.is_listed
 
     def unnamed(self, run: Run, source: str) -> list[str]:
         """Return the open local streams that their source, attached anew, misses."""

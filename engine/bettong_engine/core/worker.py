@@ -230,11 +230,16 @@ class Worker:
         name = self.sessions.source_of(instance)
         if name is None:
             return []
-        self.sessions.sources[name].is_listed = True
+        session = self.sessions.sources[name]
+        was_awaited = self._sources.awaits_list(name)
+        session.is_listed = True
         opened = self._sources.name_streams(
             self._run, name, streams, is_complete=is_complete
         )
         run = self._run
+        if run is not None and was_awaited and name not in run.source_plugins:
+            self._sources.fill_boundary(run, name)
+            return self._reset_source(run, name) + self._settle()
         if run is None or run.source_plugins.get(name) != instance:
             return []
         effects: list[Effect] = [
@@ -545,6 +550,8 @@ class Worker:
     # Inside: sources and sinks.
 
     def _reset_source(self, run: Run, source: str) -> list[Effect]:
+        if self._sources.awaits_list(source):
+            return []
         effects = self._sources.reset(
             run, source, self.committed_epoch, is_held=self._watch.is_held
         )

@@ -264,8 +264,6 @@ class SimEngine:
     def wake_at_ms(self) -> int | None:
         """Return when `on_timer` is wanted, or None."""
         times = [self.worker.wake_at_ms(), self.coordinator.wake_at_ms()]
-        if (due_us := self.worker.next_timer_due_us()) is not None:
-            times.append(due_us // 1000 + 1)
         return min((t for t in times if t is not None), default=None)
 
     def on_timer(self) -> None:

@@ -31,8 +31,8 @@ class SimOptions:
     """One schedule. Ratios are per step.
 
     records: of each stream. keys: of each stream. deletes_every, timers_every,
-    refuses_every: 0 is never. credit_records: of each channel. processes: how roles
-    share processes. speeds: how likely an action is taken when it is drawn.
+    refuses_every: 0 is never. local_sessions_survive: a process with connections
+    dials again after it has lost its session, and goes on from memory. credit_records: of each channel. speeds: how likely an action is taken when it is drawn.
     """
 
     seed: int
@@ -41,6 +41,7 @@ class SimOptions:
     sources: int = 1
     streams: int = 1
     is_local: bool = False
+    local_sessions_survive: bool = False
     records: int = 30
     keys: int = 3
     records_a_read: int = 3

@@ -37,8 +37,8 @@ class Driver(Protocol):
 class Plugins(Protocol):
     """Makes the drivers of a plugin process that starts."""
 
-    def source(self, name: str, outside: Outside) -> Driver:
-        """Return a source."""
+    def source(self, name: str, outside: Outside, process: int) -> Driver:
+        """Return a source of that process."""
 
     def compute(self) -> Driver:
         """Return a computation that offers all stages."""

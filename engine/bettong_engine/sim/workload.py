@@ -83,7 +83,7 @@ _SHAPES = {
         (EdgeShape(stage=0),),
         (
             StageShape("detect", "detect", (EdgeShape(stage=1, key="group"),), b"a"),
-            StageShape("count", "count", (_SINK0,)),
+            StageShape("count", "count", (EdgeShape(sink=0, key="group"),)),
         ),
         ("out",),
         ((b"a",),),
@@ -122,7 +122,7 @@ _SHAPES = {
                 (_SINK0, EdgeShape(stage=1, key="group")),
                 b"a",
             ),
-            StageShape("count", "count", (EdgeShape(sink=1),)),
+            StageShape("count", "count", (EdgeShape(sink=1, key="group"),)),
         ),
         ("out", "counts"),
         ((b"a",), (b"a",)),
@@ -226,16 +226,15 @@ def detect(
     if options.timers_every and number % options.timers_every == 0:
         if time_us is not None:
             due_us = time_us + TIMER_DELAY_US
-            outcome.timers.append((EVENT_TIME, str(number), due_us))
+            outcome.timers.append((EVENT_TIME, f"E{number}", due_us))
         due_us = processing_time_us + PROCESSING_DELAY_US
-        outcome.timers.append((PROCESSING_TIME, str(number), due_us))
+        outcome.timers.append((PROCESSING_TIME, f"P{number}", due_us))
     return outcome
 
 
-def fire(path: bytes, key: bytes, kind: int, name: str) -> bytes:
+def fire(path: bytes, key: bytes, name: str) -> bytes:
     """Return the output of a detector's timer."""
-    mark = b"E" if kind == EVENT_TIME else b"P"
-    return b"%s%s;%s;%s" % (path, mark, key, name.encode())
+    return b"%s%s;%s;%s" % (path, name[:1].encode(), key, name[1:].encode())
 
 
 def count(owner: bytes, state: bytes | None, value: bytes) -> Outcome:

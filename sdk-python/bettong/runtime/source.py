@@ -80,6 +80,8 @@ class SourceMachine:
         self._uncommitted_bytes = 0
         self._turn = 0
         self._skipped: list[SkippedRecord] = []
+        # The record that stopped a stream last; for callers in this process.
+        self.failure: RecordFailedError | None = None
 
     @property
     def name(self) -> str:
@@ -180,8 +182,11 @@ class SourceMachine:
         sent = self._look_for_streams(now_ms)
         if sent or self._generation == 0:
             return sent
+        # A read that was begun is sent whole before any other begins (S-11): its
+        # epoch cannot end before, and another's frame would take its credit meanwhile.
+        begun = [s for s in self._streams.values() if s.parts_sent]
         # Each stream in turn, so that a busy one does not starve the others.
-        streams = list(self._streams.values())
+        streams = begun or list(self._streams.values())
         self._turn += 1
         begin = self._turn % len(streams) if streams else 0
         for stream in [*streams[begin:], *streams[:begin]]:
@@ -316,6 +321,9 @@ class SourceMachine:
         if stream is not None:
             self._uncount(stream.memory)
             _close_reader(stream)
+            if self._connector.kind is StreamKind.LOCAL:
+                # It is never named again, nor may another session name it.
+                self._found.pop(name, None)
 
     def _uncount(self, reads: Sequence[RememberedRead]) -> None:
         self._uncommitted_bytes -= sum(read.size for read in reads if read.was_counted)
@@ -474,6 +482,7 @@ class SourceMachine:
         self, stream: SourceStream, read: Read, failure: RecordFailedError
     ) -> source_pb2.SourceRequest:
         """Stop before a read with a record on which user code failed."""
+        self.failure = failure
         stream.state = StreamState.STOPPED
         stream.failed_read = read
         error = record_error(failure, owner=self._plan.name)

@@ -115,6 +115,8 @@ class StageRunner:
         self._open_epoch = 1
         self._skipped: list[SkippedRecord] = []
         self._skipped_in_epoch = 0
+        # The record that stopped the stage last; for callers in this process.
+        self.failure: RecordFailedError | None = None
 
     @property
     def cache(self) -> StageCache | None:
@@ -240,6 +242,7 @@ class StageRunner:
     def stop(self, failure: RecordFailedError) -> compute_pb2.ComputeRequest:
         """Take no more input until the next reset; say why."""
         self._state = StageState.STOPPED
+        self.failure = failure
         self._queue.clear()
         self._kept.clear()
         self._work = self._consuming = self._barrier = self._asked = None
