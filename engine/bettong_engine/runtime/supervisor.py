@@ -222,6 +222,7 @@ class Supervisor:
             "PYTHONUNBUFFERED": "1",
             "BETTONG_ADDRESS": self._address,
             "BETTONG_TOKEN": plugin.token.decode(),
+            "BETTONG_PLUGIN": plugin.spec.name,
         }
 
 

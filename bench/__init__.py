@@ -1,0 +1,1 @@
+"""Measurements: `python -m bench`, figures always as ratios within one run."""
