@@ -33,6 +33,14 @@ def has_tool(name: str) -> bool:
     return _found[name]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite",
+        action="store_true",
+        help="write what scenarios give now into their files; then read the diff",
+    )
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs_tool"):
         name = str(marker.args[0])

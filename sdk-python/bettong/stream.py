@@ -401,7 +401,12 @@ class KeyedStream(Stream[T], Generic[K, T]):
             raise GraphError(
                 f"max_count={max_count!r} must be an int of 1 or more", step=step
             )
-        hint = _list_of(self._node.values.hint)
+        values = self._node.values
+        hint = values.hint
+        if hint is Any:
+            # What comes in is what that codec gives back.
+            hint = getattr(values.codec, "value_type", Any)
+        hint = _list_of(hint)
         try:
             list_codec = infer_codec(hint) if codec is None else codec
         except CodecError as error:

@@ -7,27 +7,6 @@ timers, credits and replay are the SDK's.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bettong_engine.sim.options import SimOptions
-from bettong_engine.sim.outside import (
-    Outside,
-    TargetError,
-    TargetFencedError,
-    UpstreamError,
-)
-from bettong_engine.sim.workload import (
-    DEAD_LETTERS,
-    EdgeShape,
-    Record,
-    count,
-    detect,
-    fire,
-    group_of,
-    key_of,
-    shape_of,
-    sink_names,
-    source_names,
-)
-
 import bettong as bt
 from bettong.codec import Codec
 from bettong.keys import BytesKeys
@@ -48,10 +27,30 @@ from bettong.program.columns import DEFAULT_SIZES
 from bettong.runtime.compute import ComputeMachine
 from bettong.runtime.sink import SinkMachine
 from bettong.runtime.source import SourceMachine
+from bettong_engine.core.timers import EVENT_TIME
+from bettong_engine.sim.options import SimOptions
+from bettong_engine.sim.outside import (
+    Outside,
+    TargetError,
+    TargetFencedError,
+    UpstreamError,
+)
+from bettong_engine.sim.workload import (
+    DEAD_LETTERS,
+    EdgeShape,
+    Record,
+    count,
+    detect,
+    fire,
+    group_of,
+    key_of,
+    shape_of,
+    sink_names,
+    source_names,
+)
 from bettong_proto.plugin.v1 import compute_pb2, sink_pb2, source_pb2
 
 KEYS = BytesKeys()
-KINDS = {"event": 1, "processing": 2}
 
 
 class RecordCodec:
@@ -326,8 +325,10 @@ def _keyed(options: SimOptions, name: str, kind: str, path: bytes) -> KeyedStep:
                 context.processing_time_us or 0,
             )
         for timer_kind, label, due_us in outcome.timers:
-            word = "event" if timer_kind == KINDS["event"] else "processing"
-            context.set_timer(label, due_us, kind=word)
+            if timer_kind == EVENT_TIME:
+                context.set_timer(label, due_us)
+            else:
+                context.set_timer(label, due_us, kind="processing")
         yield from outcome.values
         if outcome.state is None:
             context.delete_state()
@@ -407,12 +408,16 @@ class SdkCompute:
         self._machine = self._make()
 
     def _make(self) -> ComputeMachine:
-        return ComputeMachine(
+        machine = ComputeMachine(
             self._plan,
             sizes=DEFAULT_SIZES,
             cpu_clock=lambda: 0.0,
             batch_records=self._options.batch_records,
         )
+        for stage in machine.stages:
+            if stage.cache is not None and self._options.cache_keys:
+                stage.cache._keys_max = self._options.cache_keys
+        return machine
 
     def attach(self) -> list[bytes]:
         self._machine = self._make()

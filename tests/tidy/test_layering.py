@@ -37,7 +37,9 @@ ROOMS = {
     "cli": {"bettong_engine", "bettong_proto"},
 }  # fmt: skip
 # Of net, the simulator may use what is pure.
-PURE_NET = {"translate", "delta_codec", "records", "incoming", "outgoing"}
+PURE_NET = {
+    "translate", "delta_codec", "records", "incoming", "outgoing", "outbox",
+}  # fmt: skip
 
 
 def imports_of(path: Path) -> Iterator[str]:

@@ -51,7 +51,7 @@ async def serve(
         def on_loaded(application: Application) -> None:
             directory = data_dir_of(options, application.topology.name)
             if directory.is_dir():
-                stack.callback(_write_engine_file(directory, options.listen))
+                stack.callback(_write_engine_file(directory, engine.address))
 
         engine = Engine(options, open_store, on_line=on_line, on_loaded=on_loaded)
         admin = AdminHost(

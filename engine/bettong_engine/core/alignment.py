@@ -142,6 +142,10 @@ class StageAligner:
 
     def _align(self) -> Align:
         marks = [m for m in self._marks.values() if not m.is_idle]
+        if len(marks) < len(self._marks):
+            # An input that has ended holds nothing back, but neither does it end
+            # the time of those that are silent and may speak again.
+            marks = [m for m in marks if m.watermark_us != WATERMARK_END_US]
         is_idle = not marks
         if marks and all(m.watermark_us is not None for m in marks):
             least = min(m.watermark_us or 0 for m in marks)

@@ -28,7 +28,7 @@ class SourceBatch:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A read of a source, or a part of one. See proto: Frame."""
+    """A read of a source, a part of one, or a mark. See proto: Frame."""
 
     stream: str
     number: int
@@ -40,6 +40,11 @@ class Frame:
     is_end: bool = False
     records_read: int = 0
     bytes: int = 0
+
+    @property
+    def is_mark(self) -> bool:
+        """Tell whether it only says watermark, idle or end."""
+        return not (self.more or self.position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +75,16 @@ Effect = Stamp | EndEpoch
 class _Stream:
     state: StreamState
     is_local: bool
+    # Of frames as they arrive.
     last_number: int = 0
+    is_arriving: bool = False
+    has_end_arrived: bool = False
+    # Of frames as they are stamped.
     is_mid_read: bool = False
 
 
 class SourceBoundary:
-    """Invariant: no frame is stamped while a cut waits, but to finish a read.
+    """Invariant: no read begins while a cut waits, but begun ones are finished.
 
     Streams are named (source, stream). `open_epoch` is the one being filled.
     """
@@ -86,7 +95,6 @@ class SourceBoundary:
         self._feeders = feeders
         # Of frames stamped into the open epoch.
         self.open_bytes = 0
-        self.records_read = 0
         self._streams: dict[tuple[str, str], _Stream] = {}
         self._moved: dict[tuple[str, str], None] = {}
         self._complete: dict[str, bool] = {}
@@ -109,7 +117,9 @@ class SourceBoundary:
 
     def add_stream(self, state: StreamState, *, is_local: bool) -> None:
         """Know of a stream, at its committed position."""
-        self._streams[state.source, state.stream] = _Stream(state, is_local)
+        self._streams[state.source, state.stream] = _Stream(
+            state, is_local, has_end_arrived=state.is_ended
+        )
 
     def appear(self, source: str, stream: str, *, is_local: bool) -> None:
         """Know of a stream that was never seen; its appearance is worth a commit."""
@@ -148,12 +158,14 @@ class SourceBoundary:
         if self._parked or not self._may_enter(source, frame):
             self._parked.append((source, frame))
             return self._let_in()
-        return [self._stamp(source, frame), *self._cut_if_possible()]
+        stamp = self._stamp(source, frame)
+        return [stamp, *self._let_in()] if self._is_cutting else [stamp]
 
     def end_stream(self, source: str, stream: str) -> list[Effect]:
         """End a stream where it is: its client is gone for good."""
         known = self._streams[source, stream]
         known.is_mid_read = False
+        known.has_end_arrived = True
         known.state = replace(known.state, is_ended=True, is_idle=True)
         self._moved[source, stream] = None
         return self._let_in()
@@ -194,43 +206,49 @@ class SourceBoundary:
         where = f"source {source!r}, stream {frame.stream!r}"
         if known is None:
             raise ProtocolError("PROTOCOL", f"{where}: frame of a stream never named")
-        if known.state.is_ended:
+        if known.has_end_arrived:
             raise ProtocolError("PROTOCOL", f"{where}: frame after the end")
         if frame.number != known.last_number + 1:
             raise ProtocolError(
                 "PROTOCOL",
                 f"{where}: frame {frame.number} follows frame {known.last_number}",
             )
+        if frame.more and (frame.position or frame.is_end):
+            raise ProtocolError(
+                "PROTOCOL", f"{where}: a frame with `more` has a position or an end"
+            )
+        if frame.is_mark and frame.batches:
+            raise ProtocolError(
+                "PROTOCOL", f"{where}: a frame has batches, but no position nor `more`"
+            )
+        if frame.is_mark and frame.is_end and known.is_arriving:
+            raise ProtocolError("PROTOCOL", f"{where}: the end comes inside a read")
         known.last_number = frame.number
+        known.has_end_arrived = frame.is_end
+        if not frame.is_mark:
+            known.is_arriving = frame.more
 
     def _may_enter(self, source: str, frame: Frame) -> bool:
-        if self._streams[source, frame.stream].is_mid_read:
+        if frame.is_mark or self._streams[source, frame.stream].is_mid_read:
             return True
         return not (self._is_cutting or self._is_held)
 
     def _stamp(self, source: str, frame: Frame) -> Stamp:
         known = self._streams[source, frame.stream]
-        known.is_mid_read = frame.more
         self._moved[source, frame.stream] = None
         self.open_bytes += frame.bytes
-        self.records_read += frame.records_read
-        if not frame.more:
-            old = known.state
-            watermark_us = old.watermark_us
-            if frame.watermark_us is not None:
-                watermark_us = max(
-                    frame.watermark_us,
-                    frame.watermark_us if watermark_us is None else watermark_us,
-                )
-            known.state = StreamState(
-                old.source,
-                old.stream,
-                # A mark, which only tells watermark, idle or end, has no position.
-                frame.position or old.position,
-                frame.is_end,
-                watermark_us,
-                frame.is_idle,
-            )
+        if not frame.is_mark:
+            known.is_mid_read = frame.more
+        old = known.state
+        marks = [m for m in (old.watermark_us, frame.watermark_us) if m is not None]
+        known.state = StreamState(
+            old.source,
+            old.stream,
+            frame.position or old.position,
+            frame.is_end,
+            max(marks, default=None),
+            frame.is_idle,
+        )
         return Stamp(source, frame, self.open_epoch)
 
     def _let_in(self) -> list[Effect]:

@@ -11,8 +11,9 @@ Relies on: transactions are linearizable, and compare every revision they name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
+from bettong_engine.core.coordinator_state import NEXT
+from bettong_engine.core.coordinator_state import CoordinatorState as CoordinatorState
 from bettong_engine.core.ids import Epoch, Generation, PartitionId, Term, WorkerId
 from bettong_engine.core.messages import (
     Assignment,
@@ -129,61 +130,6 @@ Effect = (
 )
 
 
-class CoordinatorState(Enum):
-    """Where the generation stands."""
-
-    IDLE = "idle"
-    # The new generation is being written.
-    FENCING = "fencing"
-    # Workers go back to the committed epoch and say what they hold.
-    PROBING = "probing"
-    # Nobody offers some stage.
-    WAITING = "waiting"
-    # The assignment is being written.
-    ASSIGNING = "assigning"
-    INSTALLING = "installing"
-    RUNNING = "running"
-    FINISHED = "finished"
-    # Another coordinator leads.
-    DEPOSED = "deposed"
-
-
-# What each state may become; a missing pair is a bug.
-_NEXT: dict[CoordinatorState, frozenset[CoordinatorState]] = {
-    CoordinatorState.IDLE: frozenset({CoordinatorState.FENCING}),
-    CoordinatorState.FENCING: frozenset(
-        {CoordinatorState.PROBING, CoordinatorState.DEPOSED}
-    ),
-    CoordinatorState.PROBING: frozenset(
-        {
-            CoordinatorState.FENCING,
-            CoordinatorState.WAITING,
-            CoordinatorState.ASSIGNING,
-        }
-    ),
-    CoordinatorState.WAITING: frozenset({CoordinatorState.FENCING}),
-    CoordinatorState.ASSIGNING: frozenset(
-        {
-            CoordinatorState.FENCING,
-            CoordinatorState.INSTALLING,
-            CoordinatorState.DEPOSED,
-        }
-    ),
-    CoordinatorState.INSTALLING: frozenset(
-        {CoordinatorState.FENCING, CoordinatorState.RUNNING}
-    ),
-    CoordinatorState.RUNNING: frozenset(
-        {
-            CoordinatorState.FENCING,
-            CoordinatorState.FINISHED,
-            CoordinatorState.DEPOSED,
-        }
-    ),
-    CoordinatorState.FINISHED: frozenset(),
-    CoordinatorState.DEPOSED: frozenset(),
-}
-
-
 @dataclass(frozen=True, slots=True)
 class CoordinatorLimits:
     """How often epochs are cut.
@@ -235,6 +181,8 @@ class Coordinator:
         self._epochs = _Epochs(record.commit.epoch, 0)
         self._interval_ms = limits.epoch_interval_ms_min
         self._under_way: Transact | None = None
+        # A try of it may have been applied although nobody said so.
+        self._is_outcome_unknown = False
         self._token = 0
         self._restart: Cause | None = None
         self._is_draining = False
@@ -336,7 +284,7 @@ class Coordinator:
         effects: list[Effect] = []
         if done.commit is not None:
             effects += self._announce_commit(done.commit)
-        if self._restart is not None:
+        if self._restart is not None and self.pause is None:
             return effects + self._begin(self._restart)
         if done.commit is not None:
             effects += self._commit_next()
@@ -350,13 +298,16 @@ class Coordinator:
         """Learn that somebody else wrote: this coordinator has lost its term."""
         if self._under_way is None or token != self._under_way.token:
             return []
-        self._under_way = None
-        return [*self._enter(CoordinatorState.DEPOSED), StepDown()]
+        if self._is_outcome_unknown:
+            # A first try of it, late, may be what the second has met.
+            return [ReadRecord(token)]
+        return self._depose()
 
     def on_unknown(self, token: int) -> list[Effect]:
         """Learn that nobody knows whether a transaction was applied: look."""
         if self._under_way is None or token != self._under_way.token:
             return []
+        self._is_outcome_unknown = True
         return [ReadRecord(token)]
 
     def on_record(self, token: int, record: Record, now_ms: int) -> list[Effect]:
@@ -365,7 +316,7 @@ class Coordinator:
         if tried is None or token != tried.token:
             return []
         if record.leader_revision != tried.expected.leader_revision:
-            return self.on_conflict(token)
+            return self._depose()
         generation = tried.generation or tried.expected.generation
         commit = tried.commit or tried.expected.commit
         if (record.generation, record.commit) == (generation, commit):
@@ -373,7 +324,11 @@ class Coordinator:
             return self.on_applied(token, revisions, now_ms)
         if record == tried.expected:
             return [tried]
-        return self.on_conflict(token)
+        return self._depose()
+
+    def _depose(self) -> list[Effect]:
+        self._under_way = None
+        return [*self._enter(CoordinatorState.DEPOSED), StepDown()]
 
     # Generations.
 
@@ -400,6 +355,7 @@ class Coordinator:
         self._probed.clear()
         self._installed.clear()
         self._finished.clear()
+        self._is_drain_cut = False
         self._epochs = _Epochs(self.committed_epoch, 0)
         commit = self._record.commit
         message = StartGeneration(
@@ -424,7 +380,7 @@ class Coordinator:
         missing = set.intersection(*(set(a.missing) for a in self._probed.values()))
         self.missing_stages = tuple(sorted(missing))
         if missing:
-            return self._enter(CoordinatorState.WAITING)
+            return [*self._enter(CoordinatorState.WAITING), *self._drained_if_ready()]
         assignment = Assignment(
             tuple(
                 next(w for w in self._workers if self._probed[w].in_sync[p])
@@ -446,7 +402,7 @@ class Coordinator:
             f" {self.committed_epoch}: restore the data directory from a backup, or"
             " start a new application; nothing is started empty",
         )
-        return [self._changed(self.pause)]
+        return [self._changed(self.pause), *self._drained_if_ready()]
 
     def _install(self, record: GenerationRecord) -> list[Effect]:
         assert record.assignment is not None
@@ -575,13 +531,14 @@ class Coordinator:
     ) -> Transact:
         assert self._under_way is None, "one transaction at a time"
         self._token += 1
+        self._is_outcome_unknown = False
         self._under_way = Transact(self._token, self._record, generation, commit)
         return self._under_way
 
     def _enter(
         self, state: CoordinatorState, cause: Cause | None = None
     ) -> list[Effect]:
-        assert state in _NEXT[self.state], f"{self.state} may not become {state}"
+        assert state in NEXT[self.state], f"{self.state} may not become {state}"
         self.state = state
         return [self._changed(cause)]
 

@@ -88,6 +88,18 @@ Effect = ToStage | BarrierTo | ToSink | Grant | StageDone
 
 
 @dataclass(slots=True)
+class _Output:
+    """An output of one sender, with its channels by target.
+
+    is_ungrouped: the sender leaves the grouping to the engine, and has credit for
+    all targets together. None: it has sent nothing yet.
+    """
+
+    channels: list["_Channel"] = field(default_factory=list)
+    is_ungrouped: bool | None = None
+
+
+@dataclass(slots=True)
 class _Channel:
     """A credit channel: one output of one sender to one target."""
 
@@ -99,6 +111,7 @@ class _Channel:
     output: int
     target: int
     spec: OutputSpec
+    group: _Output
     consumed_records: int = 0
     consumed_bytes: int = 0
     granted_records: int = 0
@@ -296,6 +309,7 @@ class Dataflow:
             else:
                 assert spec.sink is not None
                 targets = self.topology.sinks[spec.sink].partitions
+            group = _Output()
             for target in range(targets):
                 channel = _Channel(
                     len(self._channels),
@@ -306,7 +320,9 @@ class Dataflow:
                     number,
                     target,
                     spec,
+                    group,
                 )
+                group.channels.append(channel)
                 self._channels.append(channel)
                 self._by_sender[owner, stage, number, target] = channel
 
@@ -335,8 +351,25 @@ class Dataflow:
         batch: SourceBatch,
         epoch: Epoch,
     ) -> list[Effect]:
+        link = self._by_sender.get((*sender, batch.output, batch.target))
+        if link is None:
+            raise ProtocolError(
+                "PROTOCOL", f"output {batch.output} has no target {batch.target}"
+            )
+        if link.group.is_ungrouped is None:
+            link.group.is_ungrouped = batch.is_ungrouped
+        if link.group.is_ungrouped != batch.is_ungrouped:
+            raise ProtocolError(
+                "PROTOCOL", f"output {batch.output}: some batches are grouped, some not"
+            )
         if not batch.is_ungrouped:
             return self._send(sender, batch, epoch)
+        if batch.target or (
+            spec.stage is not None and not self.topology.stages[spec.stage].keyed
+        ):
+            raise ProtocolError(
+                "PROTOCOL", f"output {batch.output}: there is nothing to group by"
+            )
         if spec.stage is None:
             assert spec.sink is not None
             count = self.topology.sinks[spec.sink].partitions
@@ -352,11 +385,7 @@ class Dataflow:
     def _send(
         self, sender: tuple[InstanceId | str, int], batch: SourceBatch, epoch: Epoch
     ) -> list[Effect]:
-        channel = self._by_sender.get((*sender, batch.output, batch.target))
-        if channel is None:
-            raise ProtocolError(
-                "PROTOCOL", f"output {batch.output} has no target {batch.target}"
-            )
+        channel = self._by_sender[(*sender, batch.output, batch.target)]
         if batch.count < 1:
             raise ProtocolError("PROTOCOL", "an empty batch")
         spec = channel.spec
@@ -391,13 +420,19 @@ class Dataflow:
 
     def _grant(self, channel: _Channel) -> list[Effect]:
         """Pass consumption on as credit, a quarter of a window at a time."""
-        records = channel.consumed_records - channel.granted_records
-        size = channel.consumed_bytes - channel.granted_bytes
+        together = [channel]
+        if channel.group.is_ungrouped:
+            together = channel.group.channels
+            channel = together[0]
+        consumed_records = sum(c.consumed_records for c in together)
+        consumed_bytes = sum(c.consumed_bytes for c in together)
+        records = consumed_records - channel.granted_records
+        size = consumed_bytes - channel.granted_bytes
         limits = self.limits
         if records * 4 < limits.credit_records and size * 4 < limits.credit_bytes:
             return []
-        channel.granted_records = channel.consumed_records
-        channel.granted_bytes = channel.consumed_bytes
+        channel.granted_records = consumed_records
+        channel.granted_bytes = consumed_bytes
         return [
             Grant(
                 channel.instance,
@@ -405,7 +440,7 @@ class Dataflow:
                 channel.stage,
                 channel.output,
                 channel.target,
-                limits.credit_records + channel.consumed_records,
-                limits.credit_bytes + channel.consumed_bytes,
+                limits.credit_records + consumed_records,
+                limits.credit_bytes + consumed_bytes,
             )
         ]

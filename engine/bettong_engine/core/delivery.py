@@ -124,6 +124,7 @@ class Delivery:
         self._generation = generation
         self._on_way.clear()
         self._refused = None
+        self._sent_to = 0
         if self._instance is None:
             return []
         self.state = DeliveryState.OPENING
@@ -134,7 +135,10 @@ class Delivery:
         self, generation: Generation, position: tuple[bytes, int] | None
     ) -> list[Effect]:
         """Compare the target's (history, sequence) with the log; None: unknown."""
-        if generation != self._generation or self._instance is None:
+        if generation != self._generation or self.state in (
+            DeliveryState.ABSENT,
+            DeliveryState.BLOCKED,
+        ):
             return []
         log = self.log
         cause = None if position is None else self._position_fault(*position)
@@ -142,10 +146,16 @@ class Delivery:
             return self._block(cause)
         if position is not None:
             log.durable = max(log.durable, position[1])
-        self.state = DeliveryState.OPEN
-        self.last_error = None
         self._on_way.clear()
         self._sent_to = log.durable if position is None else position[1]
+        refused = self._refused
+        if refused is not None and self._sent_to < refused not in log.skipped:
+            # Opened again after trouble: its dead letter is still on the way.
+            self.state = DeliveryState.REFUSED
+            return []
+        self._refused = None
+        self.state = DeliveryState.OPEN
+        self.last_error = None
         effects: list[Effect] = []
         if self._sent_to + 1 in log.skipped:
             effects += self._skip(self._sent_to + 1)
@@ -159,7 +169,8 @@ class Delivery:
             assert refused is not None
             self._refused = None
             self.state = DeliveryState.OPEN
-            effects += self._skip(refused)
+            if self._sent_to + 1 == refused:
+                effects += self._skip(refused)
         return effects + self._fill()
 
     def on_progress(self, generation: Generation, sequence: int) -> list[Effect]:
@@ -196,6 +207,7 @@ class Delivery:
             )
         self.state = DeliveryState.REFUSED
         self._refused = sequence
+        self._sent_to = sequence - 1
         self.last_error = cause
         return [Quarantine(sequence, cause)]
 
@@ -203,10 +215,15 @@ class Delivery:
         self, generation: Generation, cause: Cause, *, is_retryable: bool
     ) -> list[Effect]:
         """Learn of trouble; a plugin that retries says `opened` when it is over."""
-        if generation != self._generation or self.state is DeliveryState.ABSENT:
+        if generation != self._generation or self.state in (
+            DeliveryState.ABSENT,
+            DeliveryState.BLOCKED,
+        ):
             return []
         if not is_retryable:
-            return self._block(cause)
+            found = self._block(cause)
+            # Fenced by a newer writer: that one goes on, nobody has to decide.
+            return [] if cause.code == "FENCED" else found
         self.state = DeliveryState.RETRYING
         self.last_error = cause
         return []

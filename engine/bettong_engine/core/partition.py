@@ -171,12 +171,12 @@ class Partition:
     def snapshot(self) -> PartitionDelta:
         """Return all committed state, as one delta without a base."""
         stages: list[StageDelta] = []
-        for name in {**self._tables, **self._timers}:
+        for name in {**self._tables, **self._timers, **self.watermarks}:
             stage = StageDelta(name, watermark_us=self.watermarks.get(name))
             stage.rows = list(_columns(self._tables.get(name, {})))
             if timers := self.timers_of(name).committed:
                 stage.timers = [_timer_columns(timers)]
-            if stage.rows or stage.timers:
+            if stage.rows or stage.timers or stage.watermark_us is not None:
                 stages.append(stage)
         sinks = [s for log in self.logs.values() if (s := log.snapshot())]
         return PartitionDelta(

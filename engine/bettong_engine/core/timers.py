@@ -11,6 +11,8 @@ from bettong_engine.core.delta import TimerColumns
 
 EVENT_TIME = 1
 PROCESSING_TIME = 2
+# Dead entries of a heap that are left before it is built anew.
+HEAP_SLACK = 64
 
 # A timer is named by its key, its kind and its own name.
 TimerName = tuple[bytes, int, str]
@@ -32,7 +34,11 @@ class TimerTable:
             else:
                 self._live[name] = due_us
                 key, kind, label = name
-                heappush(self._heaps.setdefault(kind, []), (due_us, key, label))
+                heap = self._heaps.setdefault(kind, [])
+                heappush(heap, (due_us, key, label))
+                if len(heap) > 2 * len(self._live) + HEAP_SLACK:
+                    # Timers that are moved again and again leave dead entries.
+                    self._fill_heaps()
 
     def commit(self, columns: TimerColumns) -> None:
         """Take what a committed epoch set, deleted or fired."""
@@ -45,6 +51,9 @@ class TimerTable:
     def reset(self) -> None:
         """Forget what open epochs did."""
         self._live = dict(self.committed)
+        self._fill_heaps()
+
+    def _fill_heaps(self) -> None:
         self._heaps = {}
         for (key, kind, label), due_us in self._live.items():
             self._heaps.setdefault(kind, []).append((due_us, key, label))

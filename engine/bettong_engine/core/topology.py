@@ -146,6 +146,9 @@ def _check(topology: Topology) -> None:
                     f"output {number} of {name!r}: only sources feed stages that are"
                     " not keyed"
                 )
-    for stage in topology.stages:
+    fed = {output.stage for _, _, outputs in owners for output in outputs}
+    for number, stage in enumerate(topology.stages):
+        if number not in fed:
+            refuse(f"stage {stage.name!r} has no input")
         if stage.states and not stage.keyed:
             refuse(f"stage {stage.name!r} has state but is not keyed")

@@ -122,7 +122,8 @@ class WorkWatch:
             run.boundary.has_work()
             or run.ledger.of(epoch).skipped
             or has_progress
-            or self._has_timer_due(now_ms)
+            # One barrier at a time fires timers: those of it may be these.
+            or (self._has_timer_due(now_ms) and not run.ledger.has_incomplete)
         ):
             return []
         told.work, told.is_work_urgent = epoch, is_urgent

@@ -60,6 +60,8 @@ def source_request(
             return [], trouble_of(request.error)
         case "reset_done" | "stream_opened":
             return [], None
+        case "attach":
+            raise ProtocolError("PROTOCOL", "a second attach on one data stream")
         case other:
             raise ProtocolError("UNSUPPORTED", f"source message {other!r}")
 
@@ -111,6 +113,8 @@ def compute_request(
                 trouble = trouble_of(request.error.error)
         case None if request.consumed:
             pass
+        case "attach":
+            raise ProtocolError("PROTOCOL", "a second attach on one data stream")
         case other:
             raise ProtocolError("UNSUPPORTED", f"compute message {other!r}")
     return effects, trouble
@@ -157,6 +161,8 @@ def sink_request(
             return effects, Trouble(trouble.cause, is_fatal=False)
         case "closed":
             return [], None
+        case "attach":
+            raise ProtocolError("PROTOCOL", "a second attach on one data stream")
         case other:
             raise ProtocolError("UNSUPPORTED", f"sink message {other!r}")
 

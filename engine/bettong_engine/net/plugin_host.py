@@ -16,6 +16,7 @@ import grpc
 import structlog
 
 from bettong_engine.core.handshake import (
+    CAPABILITIES,
     REVISION_MAX,
     REVISION_MIN,
     Admission,
@@ -40,6 +41,8 @@ from bettong_proto.plugin.v1 import (
 log = structlog.get_logger()
 
 SERVICE = "bettong.plugin.v1.PluginHost"
+# Told in Welcome.limits; that of gRPC is above, so that the answer can be typed.
+MESSAGE_BYTES_MAX = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,10 @@ class Session:
     busy_step: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     metric_names: dict[int, str] = field(default_factory=dict)
+    # The engine has said Reject, after which it says nothing.
+    is_rejected: bool = False
+    # What the engine ends it for; None: the plugin ends it.
+    fault: Cause | None = None
     # Set when the session is to end.
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -160,6 +167,7 @@ class PluginHost(grpc.GenericRpcHandler):
 
     def drop(self, session: Session, cause: Cause) -> None:
         """End a session, saying why."""
+        session.fault = session.fault or cause
         error = translate.error_of(cause, _class_of(cause))
         session.outgoing.put_nowait(control_pb2.ControlResponse(error=error))
         session.ended.set()
@@ -190,6 +198,8 @@ class PluginHost(grpc.GenericRpcHandler):
             for task in tasks:
                 if task.done() and (error := task.exception()) is not None:
                     cause = _cause_of_exception(session, error)
+                    if isinstance(error, BettongError) and not session.is_rejected:
+                        self.drop(session, cause)
                     break
             if not session.outgoing.empty() and not tasks[0].done():
                 async with asyncio.timeout(1):
@@ -203,7 +213,7 @@ class PluginHost(grpc.GenericRpcHandler):
             self.sessions.pop(session.session_id, None)
             for link in list(session.links.values()):
                 link.close()
-            self._events.on_session_ended(session, cause)
+            self._events.on_session_ended(session, session.fault or cause)
 
     async def _admit(self, context: Any) -> Session | None:
         peer = context.peer()
@@ -230,6 +240,8 @@ class PluginHost(grpc.GenericRpcHandler):
                 await _reject(context, refusal)
             return None
         decision = self._doorkeeper.on_hello(_hello_of(first.hello))
+        if isinstance(decision, Admission):
+            decision = _refusal_of_limits(first.hello.limits) or decision
         if isinstance(decision, Refusal):
             log.warning(
                 "plugin_refused", peer=peer, code=decision.code, why=decision.message
@@ -257,7 +269,7 @@ class PluginHost(grpc.GenericRpcHandler):
                 engine_name="bettong",
                 engine_version=_version(),
                 revision=admission.revision,
-                capabilities=admission.capabilities,
+                capabilities=CAPABILITIES,
                 limits=limits_message(),
                 ping_interval_ms=self._limits.ping_interval_ms,
                 ping_timeout_ms=self._limits.ping_timeout_ms,
@@ -280,6 +292,8 @@ class PluginHost(grpc.GenericRpcHandler):
             request = await context.read()
             if request is grpc.aio.EOF:
                 return
+            if isinstance(request, _Oversize):
+                raise request.error()
             match request.WhichOneof("message"):
                 case "pong":
                     session.last_pong = time.monotonic()
@@ -299,10 +313,10 @@ class PluginHost(grpc.GenericRpcHandler):
                     log.info(
                         "plugin_stacks", plugin=session.name, text=request.stacks.text
                     )
+                case "hello":
+                    raise ProtocolError("PROTOCOL", "a second Hello in one session")
                 case other:
-                    raise ProtocolError(
-                        "UNSUPPORTED", f"{session.name}: control message {other!r}"
-                    )
+                    raise ProtocolError("UNSUPPORTED", f"control message {other!r}")
 
     async def _register(
         self, session: Session, request: control_pb2.RegisterApplication
@@ -311,6 +325,7 @@ class PluginHost(grpc.GenericRpcHandler):
             await self._events.on_registered(session, request)
         except BettongError as error:
             refusal = Refusal(error.code, str(error), "")
+            session.is_rejected = True
             session.outgoing.put_nowait(_reject_message(refusal))
             raise
         registered = control_pb2.Registered(application=request.application.name)
@@ -419,7 +434,7 @@ class PluginHost(grpc.GenericRpcHandler):
 def limits_message() -> control_pb2.Limits:
     """Return the engine's limits, as PROTOCOL.md lists them."""
     return control_pb2.Limits(
-        message_bytes_max=4 << 20,
+        message_bytes_max=MESSAGE_BYTES_MAX,
         record_bytes_max=1 << 20,
         key_bytes_max=64 << 10,
         batch_records_max=8192,
@@ -427,6 +442,21 @@ def limits_message() -> control_pb2.Limits:
         position_bytes_max=4 << 10,
         uncommitted_bytes_max=64 << 20,
     )
+
+
+def _refusal_of_limits(offered: control_pb2.Limits) -> Refusal | None:
+    """Refuse a plugin that takes less than others send: batches pass unopened."""
+    ours = limits_message()
+    for field_of in ours.DESCRIPTOR.fields:
+        name = field_of.name
+        least, most = getattr(ours, name), getattr(offered, name)
+        if name != "uncommitted_bytes_max" and 0 < most < least:
+            return Refusal(
+                "UNSUPPORTED",
+                f"the plugin accepts {name} {most}, below the engine's {least}",
+                f"accept {name} {least} or more",
+            )
+    return None
 
 
 def _class_of(cause: Cause) -> error_pb2.ErrorClass.ValueType:
@@ -447,6 +477,8 @@ async def _read_all(
         request = await context.read()
         if request is grpc.aio.EOF:
             return
+        if isinstance(request, _Oversize):
+            raise request.error()
         on_request(link, request)
 
 
@@ -504,12 +536,32 @@ def _is_stream_over(error: Exception) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Oversize:
+    """Stands for a message over the limit that Welcome tells."""
+
+    size: int
+
+    def error(self) -> ProtocolError:
+        return ProtocolError(
+            "TOO_LARGE",
+            f"a message of {self.size} bytes; message_bytes_max is {MESSAGE_BYTES_MAX}",
+        )
+
+    def WhichOneof(self, _: str) -> str:  # noqa: N802 - in place of a message
+        return "oversize"
+
+
 def _stream(
     behaviour: Callable[[Any, Any], Awaitable[None]], request: Any, response: Any
 ) -> Any:
     return grpc.stream_stream_rpc_method_handler(
         behaviour,
-        request_deserializer=request.FromString,
+        request_deserializer=lambda data: (
+            _Oversize(len(data))
+            if len(data) > MESSAGE_BYTES_MAX
+            else request.FromString(data)
+        ),
         response_serializer=response.SerializeToString,
     )
 

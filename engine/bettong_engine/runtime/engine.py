@@ -106,6 +106,8 @@ class Engine:
         on_loaded: Callable[[Application], None],
     ) -> None:
         self.options = options
+        # Where it listens; with port 0, known once it serves.
+        self.address = options.listen
         self.clock = Clock()
         self.meter = Meter()
         self.worker: Worker | None = None
@@ -157,7 +159,10 @@ class Engine:
             finally:
                 os.umask(old_mask)
         else:
-            server.add_insecure_port(listen)
+            host, _, _ = listen.rpartition(":")
+            listen = f"{host}:{server.add_insecure_port(listen)}"
+            self.supervisor.address = listen
+        self.address = listen
         await server.start()
         self._server = server
         log.info("engine_started", listen=listen)

@@ -92,7 +92,7 @@ class Supervisor:
         on_line: Callable[[str, str, str], None],
     ) -> None:
         self.plugins: dict[str, ManagedPlugin] = {}
-        self._address = address
+        self.address = address
         self._doorkeeper = doorkeeper
         self._on_crash_loop = on_crash_loop
         self._on_line = on_line
@@ -220,7 +220,7 @@ class Supervisor:
             **kept,
             **plugin.spec.environment,
             "PYTHONUNBUFFERED": "1",
-            "BETTONG_ADDRESS": self._address,
+            "BETTONG_ADDRESS": self.address,
             "BETTONG_TOKEN": plugin.token.decode(),
             "BETTONG_PLUGIN": plugin.spec.name,
         }

@@ -24,7 +24,6 @@ from bettong_engine.sim.workload import (
     sink_names,
 )
 
-
 # At most, of a record of a source with its key and time.
 RECORD_BYTES = 40
 
@@ -101,9 +100,7 @@ class EveryCommitIsAConsistentCut:
         self._outside = outside
         self._truth = truth
         shape = shape_of(options)
-        self._paths = {
-            sink: paths for sink, paths in zip(shape.sinks, shape.expected, strict=True)
-        }
+        self._paths = dict(zip(shape.sinks, shape.expected, strict=True))
         self._detectors = {s.name for s in shape.stages if s.kind == "detect"}
         # Inputs committed: the last number of each key. The same, as outputs show.
         self._inputs: dict[bytes, int] = {}
@@ -262,9 +259,9 @@ class EveryCommitIsAConsistentCut:
                 for key, last in self._inputs.items():
                     for number in range(1, last + 1):
                         timer = (sink, path + b"E", b"%s;%d" % (key, number))
-                        if number % options.timers_every == 0:
-                            if timer not in self.fired:
-                                raise Violation("TimersFireOnce", f"{timer} never")
+                        is_set = number % options.timers_every == 0
+                        if is_set and timer not in self.fired:
+                            raise Violation("TimersFireOnce", f"{timer} never")
 
 
 class TargetsHoldAPrefixOfTheCommitted:
@@ -370,5 +367,3 @@ def decoded(deltas: Sequence[StoredDelta]) -> list[PartitionDelta]:
     """Return deltas as values, by partition."""
     found = [decode_delta(delta.body) for delta in deltas]
     return sorted(found, key=lambda delta: delta.partition)
-
-

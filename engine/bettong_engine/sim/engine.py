@@ -37,9 +37,10 @@ from bettong_engine.core.ids import (
     Term,
     WorkerId,
 )
-from bettong_engine.core.messages import Cause
+from bettong_engine.core.limits import WorkerLimits
+from bettong_engine.core.messages import Cause, Committed, StartGeneration, ToWorker
 from bettong_engine.core.partition import Partition
-from bettong_engine.core.worker import Worker, WorkerLimits, WorkerPorts
+from bettong_engine.core.worker import Worker, WorkerPorts
 from bettong_engine.errors import (
     ProtocolError,
     StateCorruptedError,
@@ -155,6 +156,7 @@ class SimEngine:
         self._queue: deque[Effect | CoordinatorEffect] = deque()
         self._is_performing = False
         self._epochs = 0
+        self._heard: deque[ToWorker] = deque(maxlen=40)
         self._store = OpenStore(disk)
         self.topology = translate.topology_of(application_of(options))
         term, record, partitions = self._load()
@@ -283,6 +285,23 @@ class SimEngine:
     def resume(self) -> None:
         """Go on after a pause."""
         self.perform(self.coordinator.on_resume())
+
+    def hear_again(self, place: int) -> bool:
+        """Let the worker hear a message that an older generation has left behind.
+
+        Returns False if there is none: one of the newest is heard once only.
+        """
+        newest = self.worker.generation
+        late = [
+            m
+            for m in self._heard
+            if m.generation < newest
+            or (m.generation == newest and isinstance(m, StartGeneration | Committed))
+        ]
+        if not late:
+            return False
+        self.perform(self.worker.on_coordinator(late[place % len(late)]))
+        return True
 
     def crash(self) -> None:
         """Lose everything but the disk."""
@@ -416,6 +435,7 @@ class SimEngine:
                     self.coordinator.on_message(effect.message, self.now_ms)
                 )
             case Send():
+                self._heard.append(effect.message)
                 self._queue.extend(self.worker.on_coordinator(effect.message))
                 self.watch.on_fence(self)
             case Transact():

@@ -197,6 +197,11 @@ class Nemesis:
     def _bury_engine(self) -> None:
         self._world.zombies.clear()
 
+    def _late_message(self) -> bool:
+        """Repeat what the coordinator said in an older generation."""
+        engine = self._world.engine
+        return engine is not None and engine.hear_again(self._rng.randrange(40))
+
     def _drain(self) -> bool:
         engine = self._world.engine
         if engine is None or engine.is_draining:

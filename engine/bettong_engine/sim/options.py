@@ -23,6 +23,7 @@ FAULTS = (
     "drain",
     "zombie_engine",
     "source_trouble",
+    "late_message",
 )
 
 
@@ -32,7 +33,10 @@ class SimOptions:
 
     records: of each stream. keys: of each stream. deletes_every, timers_every,
     refuses_every: 0 is never. local_sessions_survive: a process with connections
-    dials again after it has lost its session, and goes on from memory. credit_records: of each channel. speeds: how likely an action is taken when it is drawn.
+    dials again after it has lost its session, and goes on from memory.
+    credit_records: of each channel. cache_keys: that a plugin may hold between
+    epochs; 0 is all. speeds: how likely an action is taken when it is
+    drawn.
     """
 
     seed: int
@@ -61,6 +65,7 @@ class SimOptions:
     output_log_bytes_max: int = 1 << 20
     uncommitted_bytes_max: int = 1 << 20
     snapshot_every: int = 0
+    cache_keys: int = 0
     burst: int = 4
     fault_steps: int = 600
     heal_steps: int = 60_000
@@ -99,6 +104,7 @@ def draw(seed: int) -> SimOptions:
         timers_every=rng.choice((0, 2, 3)),
         refuses_every=rng.choice((0, 0, 5, 11)),
         snapshot_every=rng.choice((0, 1, 3, 9)),
+        cache_keys=rng.choice((0, 0, 1, 3)),
         burst=rng.choice((1, 2, 4, 12)),
         fault_steps=rng.choice((150, 400, 800)),
         epochs_in_flight_max=rng.choice((1, 2, 4, 4)),
@@ -120,6 +126,8 @@ def draw(seed: int) -> SimOptions:
             options,
             output_log_bytes_max=rng.choice((64, 400, 2000)),
             uncommitted_bytes_max=rng.choice((50, 500)),
+            # A full log waits for its target's progress, again and again.
+            records=min(options.records, 12),
         )
     chosen = [name for name in FAULTS if rng.random() < 0.35]
     if rng.random() < 0.1:

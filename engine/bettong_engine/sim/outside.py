@@ -47,8 +47,11 @@ class TargetRefusedError(Exception):
 
 @dataclass(slots=True)
 class Stream:
-    """A stream's records. `is_found`: sources may see it. `owner`: of a connection,
-    the process that accepted it; it ends with that process. is_closed: by then."""
+    """A stream with its records. is_found: sources may see it.
+
+    owner: of a connection, the process that accepted it, with which it ends.
+    is_closed: by that process.
+    """
 
     source: str
     name: str

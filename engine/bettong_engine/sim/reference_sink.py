@@ -85,8 +85,8 @@ class ReferenceSink:
             )
             return serialized([sink_pb2.SinkRequest(closed=closed)])
         elif known is not None and known.is_open and not known.is_closed:
-            if body.generation == known.generation:
-                known.inputs.append(body)
+            is_current = body.generation == known.generation
+            known.inputs.extend([body] if is_current else [])
         return []
 
     def step(self, now_ms: int, *, is_more_waiting: bool) -> list[bytes] | None:
@@ -115,7 +115,9 @@ class ReferenceSink:
         )
         if found is None:
             opened.unknown = True
-            partition.next_sequence = 0
+            # After trouble what was on its way comes again, from the last report.
+            if partition.next_sequence:
+                partition.next_sequence = partition.durable + 1
         else:
             opened.durable.history, opened.durable.sequence = found
             partition.durable = found[1]
@@ -137,6 +139,7 @@ class ReferenceSink:
             return []
         if partition.next_sequence == 0:
             partition.next_sequence = item.first_sequence
+            partition.durable = item.first_sequence - 1
         values = batch_pb2.Records.FromString(item.records).values
         overlap = partition.next_sequence - item.first_sequence
         if overlap < 0:

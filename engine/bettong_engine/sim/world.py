@@ -6,6 +6,7 @@ unit of work of a plugin, and every tick of the clock.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
@@ -112,6 +113,7 @@ class World:
     credit: CreditIsConserved = field(init=False)
     _numbers: int = 0
     _engines: int = 0
+    _broken: Violation | None = None
 
     def __post_init__(self) -> None:
         options = self.options
@@ -152,6 +154,8 @@ class World:
             elif self.steps > options.fault_steps + options.heal_steps:
                 raise Violation("BoundedInputFinishes", self.describe())
             self._step()
+            if self._broken is not None:
+                raise self._broken
         self.cut.check_end()
         self.targets.check_end()
         return Result(
@@ -407,10 +411,16 @@ class World:
     def on_written(
         self, sink: str, partition: int, outputs: list[tuple[int, bytes]]
     ) -> None:
-        """Check what becomes visible."""
-        self.targets.on_written(sink, partition, outputs)
+        """Check what becomes visible.
 
-    def _on_commit(self, manifest: Manifest, deltas: list[StoredDelta]) -> None:
+        A plugin may take an exception for trouble of its target: it is kept here.
+        """
+        try:
+            self.targets.on_written(sink, partition, outputs)
+        except Violation as violation:
+            self._broken = self._broken or violation
+
+    def _on_commit(self, manifest: Manifest, deltas: Sequence[StoredDelta]) -> None:
         self.epochs.on_commit(manifest, deltas)
         if manifest.epoch:
             self.commits += 1

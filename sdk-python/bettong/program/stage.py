@@ -435,14 +435,14 @@ class _Head:
         emitter.line("k = e.key")
         if not has_values:
             emitter.line("v = k")
-        state = "None"
+        arguments = "k, v"
         if keyed.state is not None:
-            state = "s"
+            arguments = "k, v, s"
             self._write_touch(keyed)
         if self._is_timer or keyed.wants_context:
-            self._write_call_with_context(keyed, state, has_times)
+            self._write_call_with_context(keyed, arguments, has_times)
         else:
-            self._write_call(keyed, f"(k, v, {state})")
+            self._write_call(keyed, f"({arguments})")
             self._write_save(keyed)
 
     def _write_touch(self, keyed: KeyedStep) -> None:
@@ -457,13 +457,13 @@ class _Head:
             emitter.line(f"s = e.state = {factory}()", step=keyed.name)
 
     def _write_call_with_context(
-        self, keyed: KeyedStep, state: str, has_times: bool
+        self, keyed: KeyedStep, arguments: str, has_times: bool
     ) -> None:
         emitter = self._emitter
         emitter.line("c.key = k")
-        emitter.line(f"c.state = {state}")
+        emitter.line(f"c.state = {'None' if keyed.state is None else 's'}")
         emitter.line(f"c.timestamp_us = {'t' if has_times else 'None'}")
-        self._write_call(keyed, f"(k, v, {state}, c)")
+        self._write_call(keyed, f"({arguments}, c)")
         if keyed.state is not None:
             with emitter.block("if c.state is not s:"):
                 emitter.line("e.state = c.state")

@@ -74,6 +74,8 @@ class MemoryEngine:
         self._sequences: dict[Home, int] = {}
         self._undelivered: dict[Home, deque[tuple[int, OutputBatch]]] = {}
         self._acked: set[tuple[int, int]] = set()
+        # What was fed in the open epoch: the source, and how many records it then had.
+        self._fed: list[tuple[str, int]] = []
         self._reset()
 
     def perform(self, item: Feed | Control) -> None:
@@ -84,7 +86,9 @@ class MemoryEngine:
         """
         match item:
             case Feed():
-                self._feeds[item.source].records += item.records
+                feed = self._feeds[item.source]
+                feed.records += item.records
+                self._fed.append((item.source, len(feed.records)))
                 self._read_all()
             case EndOfEpoch():
                 self._end_epoch()
@@ -128,6 +132,7 @@ class MemoryEngine:
         for stage in self._plan.stages:
             marks[stage.index] = self._pass_barrier(stage.index, stage.name, marks)
         committed = self.ledger.commit()
+        self._fed.clear()
         for home, batches in committed.outputs.items():
             self._number(home, batches)
         for name, progress in committed.progress.items():
@@ -229,6 +234,14 @@ class MemoryEngine:
                 )
                 self._tell_sink(sink.name, sink_pb2.SinkResponse(open=message))
         self._deliver()
+        self._redo()
+
+    def _redo(self) -> None:
+        """Read again what was fed since the last commit, in the same order."""
+        for name, count in self._fed:
+            while int(self.ledger.progress_of(name).position or b"0") < count:
+                if not self._step_source(name):
+                    break
         self._read_all()
 
     def _compute_reset(self, number: int) -> compute_pb2.ComputeReset:
@@ -281,9 +294,15 @@ class MemoryEngine:
 
     def _read_all(self) -> None:
         """Let the sources read what there is, each read through all stages."""
-        for name, source in self._sources.items():
-            while sent := source.step(self._now_ms()):
-                self._on_source(name, sent)
+        for name in self._sources:
+            while self._step_source(name):
+                pass
+
+    def _step_source(self, name: str) -> bool:
+        """Return whether there was something to do."""
+        sent = self._sources[name].step(self._now_ms())
+        self._on_source(name, sent)
+        return bool(sent)
 
     def _tell_source(self, name: str, message: source_pb2.SourceResponse) -> None:
         self._on_source(name, self._sources[name].on_message(message, self._now_ms()))
@@ -395,15 +414,12 @@ class MemoryEngine:
                     input=batch.input,
                 )
                 self._tell_sink(sink, sink_pb2.SinkResponse(input=message))
-        for machine in self._sinks.values():
-            while machine.has_work(self._now_ms()):
-                self._on_sink(machine.step(self._now_ms(), is_more_waiting=False))
 
     def _tell_sink(self, name: str, message: sink_pb2.SinkResponse) -> None:
         machine = self._sinks[name]
         self._on_sink(machine.on_message(message, self._now_ms()))
         while machine.has_work(self._now_ms()):
-            self._on_sink(machine.step(self._now_ms(), is_more_waiting=True))
+            self._on_sink(machine.step(self._now_ms(), is_more_waiting=False))
 
     def _on_sink(self, sent: list[sink_pb2.SinkRequest]) -> None:
         for request in sent:

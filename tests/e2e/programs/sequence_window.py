@@ -1,6 +1,6 @@
 """The detector: input i of a key must give the window [i-3, i-2, i-1, i].
 
-bettong run sequence_window.py COUNT KEYS RATE OUTPUT
+bettong run sequence_window.py COUNT KEYS RATE OUTPUT [STREAMS]
 """
 
 import sys
@@ -9,6 +9,7 @@ import bettong as bt
 
 COUNT, KEYS, RATE = (int(word) for word in sys.argv[1:4])
 OUTPUT = sys.argv[4]
+STREAMS = int(sys.argv[5]) if len(sys.argv) > 5 else 1
 
 
 def number_of(index: int) -> list[int]:
@@ -23,7 +24,11 @@ def window(key: int, value: list[int], state: list[int]) -> str:
     return f"{key} {[0] * (4 - len(state)) + state}"
 
 
-source = bt.GeneratorSource(number_of, rate_per_second=RATE or None, count=COUNT)
+# Of several streams each has keys of its own: that many must divide KEYS.
+assert KEYS % STREAMS == 0
+source = bt.GeneratorSource(
+    number_of, rate_per_second=RATE or None, count=COUNT, streams=STREAMS
+)
 app = bt.App("sequence-window")
 (
     app.source("numbers", source)

@@ -1,0 +1,71 @@
+"""A good pipeline that goes on for as long as a test does others harm."""
+
+import json
+import sys
+
+from tests.e2e.windows import undisturbed
+from tests.e2e.yard import PROGRAMS, Run, Yard, wait_until
+
+KEYS = 5
+TOKEN = "the token of those who attach"
+
+
+class TailPipeline:
+    """Invariant: the output is what was fed, each record once and in order."""
+
+    def __init__(
+        self,
+        yard: Yard,
+        *,
+        listen: str = "",
+        limits: str = "",
+        program: str = "tail_window.py",
+    ) -> None:
+        self.yard = yard
+        self.source, self.output = yard.place / "in.txt", yard.place / "out.txt"
+        self.source.touch()
+        self._fed = 0
+        roles = ("source", "compute", "sink")
+        plugins = [
+            f"[[plugins]]\nname = {role!r}\nroles = [{role!r}]\n"
+            f"command = {self._command(program)}"
+            for role in roles
+        ]
+        self.listen = listen or f"unix:{yard.mark}/engine.sock"
+        head = (
+            f"listen = {self.listen!r}\ndata_dir = {str(yard.data)!r}\n"
+            f"tokens = [{TOKEN!r}]\n[limits]\n{limits}"
+        )
+        self.engine: Run = yard.engine("\n".join((head, *plugins)))
+        self.proves_exact()
+
+    @property
+    def address(self) -> str:
+        """Where the engine listens."""
+        file = self.yard.data / "engine.json"
+        return str(json.loads(file.read_text())["address"])
+
+    def feed(self, count: int = 10) -> None:
+        """Append records, in turn for each key."""
+        with self.source.open("a") as lines:
+            for i in range(self._fed, self._fed + count):
+                lines.write(f"{i % KEYS} {i // KEYS + 1}\n")
+        self._fed += count
+
+    def proves_exact(self) -> None:
+        """Feed on, and wait until exactly all that was ever fed has come out."""
+        self.feed()
+        expected = "".join(f"{line}\n" for line in undisturbed(self._fed, KEYS))
+
+        def is_all_there() -> bool:
+            assert not self.engine.is_over(), self.engine
+            return self.output.exists() and len(self.output.read_text()) >= len(
+                expected
+            )
+
+        wait_until(is_all_there, f"all outputs: {self.engine}")
+        assert self.output.read_text() == expected
+
+    def _command(self, program: str) -> str:
+        words = [sys.executable, PROGRAMS / program, self.source, self.output]
+        return json.dumps([str(word) for word in words])
