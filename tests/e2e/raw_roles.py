@@ -23,6 +23,8 @@ from bettong_proto.plugin.v1 import (
 
 KEYS = 7
 FOREVER_S = 3600.0
+# A frame more is sent when all but so many are committed: so there are epochs.
+UNCOMMITTED_FRAMES = 2
 PARTITIONS = 64
 
 APPLICATION = application_pb2.Application(
@@ -77,32 +79,50 @@ class RawSource:
         _in_thread(self._read, stream)
 
     def _read(self, stream: Stream) -> None:
-        generation = 0
+        generation = number = until = 0
+        next_frame = self.frames
+        targets: list[int] = []
         while True:
             message = stream.receive(FOREVER_S)
+            kind = message.WhichOneof("message")
             opened: source_pb2.StreamPosition | None = None
-            if message.WhichOneof("message") == "reset":
+            if kind == "reset":
                 generation = message.reset.generation
+                targets = list(message.reset.routes[0].targets)
                 done = source_pb2.SourceResetDone(generation=generation)
                 stream.send(source_pb2.SourceRequest(reset_done=done))
                 opened = next(iter(message.reset.streams), None)
-            elif message.WhichOneof("message") == "open_stream":
+                until = 0
+            elif kind == "open_stream":
                 opened = message.open_stream.stream
+            elif kind == "committed":
+                position = message.committed.streams[0].position
+                until = max(until, int(position or b"0") + UNCOMMITTED_FRAMES)
             if opened is not None and not opened.ended:
-                begin = int(opened.position or b"0")
-                for number, frame in enumerate(range(begin, self.frames), start=1):
-                    sent = self._frame(frame, number, generation)
-                    stream.send(source_pb2.SourceRequest(frame=sent))
+                next_frame, number = int(opened.position or b"0"), 0
+                until = next_frame + UNCOMMITTED_FRAMES
+            while next_frame < min(until, self.frames):
+                number += 1
+                frame = self._frame(next_frame, number, generation, targets)
+                stream.send(source_pb2.SourceRequest(frame=frame))
+                next_frame += 1
 
-    def _frame(self, frame: int, number: int, generation: int) -> source_pb2.Frame:
-        keys = [key_of(frame, i) for i in range(self.records)]
-        records = batch_pb2.Records(keys=keys, values=keys).SerializeToString()
-        batch = batch_pb2.Batch(count=self.records, records=records)
+    def _frame(
+        self, frame: int, number: int, generation: int, targets: list[int]
+    ) -> source_pb2.Frame:
+        by_target: dict[int, list[bytes]] = {}
+        for key in (key_of(frame, i) for i in range(self.records)):
+            by_target.setdefault(targets[crc32(key) % PARTITIONS], []).append(key)
+        batches = []
+        for target, keys in by_target.items():
+            records = batch_pb2.Records(keys=keys, values=keys).SerializeToString()
+            batch = batch_pb2.Batch(target=target, count=len(keys), records=records)
+            batches.append(batch)
         return source_pb2.Frame(
             generation=generation,
             stream="a",
             number=number,
-            batches=[batch],
+            batches=batches,
             position=b"%d" % (frame + 1),
             idle=True,
             end=frame + 1 == self.frames,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 
 from tests.e2e.windows import undisturbed
 from tests.e2e.yard import PROGRAMS, Run, Yard, wait_until
@@ -19,7 +20,7 @@ class TailPipeline:
         *,
         listen: str = "",
         limits: str = "",
-        program: str = "tail_window.py",
+        words: Sequence[str] = (),
     ) -> None:
         self.yard = yard
         self.source, self.output = yard.place / "in.txt", yard.place / "out.txt"
@@ -28,7 +29,7 @@ class TailPipeline:
         roles = ("source", "compute", "sink")
         plugins = [
             f"[[plugins]]\nname = {role!r}\nroles = [{role!r}]\n"
-            f"command = {self._command(program)}"
+            f"command = {self._command(words)}"
             for role in roles
         ]
         self.listen = listen or f"unix:{yard.mark}/engine.sock"
@@ -45,12 +46,22 @@ class TailPipeline:
         file = self.yard.data / "engine.json"
         return str(json.loads(file.read_text())["address"])
 
-    def feed(self, count: int = 10) -> None:
-        """Append records, in turn for each key."""
+    def feed(self, count: int = 10, *, mood: str = "") -> None:
+        """Append records, in turn for each key; the last has a mood."""
         with self.source.open("a") as lines:
             for i in range(self._fed, self._fed + count):
-                lines.write(f"{i % KEYS} {i // KEYS + 1}\n")
+                is_last = i + 1 == self._fed + count
+                lines.write(f"{i % KEYS} {i // KEYS + 1} {mood * is_last}\n")
         self._fed += count
+
+    def pid_of(self, plugin: str) -> int:
+        """Return the process of a plugin that is in session."""
+
+        def found() -> int:
+            plugins = self.yard.status().plugins
+            return next((p.pid for p in plugins if p.name == plugin), 0)
+
+        return int(wait_until(found, f"plugin {plugin}"))
 
     def proves_exact(self) -> None:
         """Feed on, and wait until exactly all that was ever fed has come out."""
@@ -66,6 +77,6 @@ class TailPipeline:
         wait_until(is_all_there, f"all outputs: {self.engine}")
         assert self.output.read_text() == expected
 
-    def _command(self, program: str) -> str:
-        words = [sys.executable, PROGRAMS / program, self.source, self.output]
-        return json.dumps([str(word) for word in words])
+    def _command(self, words: Sequence[str]) -> str:
+        files = (PROGRAMS / "window_lines.py", self.source, self.output)
+        return json.dumps([sys.executable, *map(str, files), "follow", *words])

@@ -73,6 +73,18 @@ REGRESSIONS = [
             "records_a_read": 8,
         },
     ),
+    Regression(
+        "letter_for_what_was_skipped",
+        "A target that cannot say where it stands got an output again whose skip mark"
+        " was trimmed: it became a second dead letter.",
+        {
+            "refuses_every": 5,
+            "sink_is_exact": False,
+            "faults": (("plugin_crash", 0.02), ("session_break", 0.02)),
+        },
+        seeds=20,
+        kind="reference",
+    ),
 ]
 
 

@@ -198,7 +198,9 @@ class Delivery:
             return []
         # All that was sent after it is sent again after the skip.
         self._on_way.clear()
-        if sequence in self.log.skipped:
+        # What was durable or skipped before comes again to a target that cannot say
+        # where it stands; its mark may be trimmed.
+        if sequence in self.log.skipped or sequence <= self.log.durable:
             return [*self._skip(sequence), *self._fill()]
         if self.log.batch_of(sequence) is None:
             raise ProtocolError(

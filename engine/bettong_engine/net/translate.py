@@ -31,7 +31,7 @@ from bettong_engine.core.topology import (
     StateSpec,
     Topology,
 )
-from bettong_engine.errors import ProtocolError
+from bettong_engine.errors import ProtocolError, StateCorruptedError
 from bettong_engine.net.delta_codec import (
     rows_from_wire,
     timers_from_wire,
@@ -354,8 +354,15 @@ def delta_parts(
     """Return a delta frame as columns. Raises `ProtocolError`: they do not fit."""
     parts: list[tuple[int, RowColumns | None, TimerColumns | None]] = []
     for part in delta.partitions:
-        rows = rows_from_wire(part.rows) if part.rows else None
-        timers = timers_from_wire(part.timers) if part.timers else None
+        try:
+            rows = rows_from_wire(part.rows) if part.rows else None
+            timers = timers_from_wire(part.timers) if part.timers else None
+        except StateCorruptedError as error:
+            # The same columns come from disk; these come from a plugin.
+            raise ProtocolError(
+                "PROTOCOL",
+                f"delta of epoch {delta.epoch}, partition {part.partition}: {error}",
+            ) from error
         if rows is not None:
             _check_rows(rows)
         if timers is not None:

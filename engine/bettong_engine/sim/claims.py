@@ -342,9 +342,8 @@ class CreditIsConserved:
         name = (instance, channel)
         sent, consumed = self._sent.get(name, (0, 0)), self._consumed.get(name, (0, 0))
         options = self._options
-        # The last frame of a read that has several needs no credit, in each stream.
-        over = options.records_a_read * options.streams * options.sources
-        slack = over if is_from_source else 0
+        # A read begins with credit, and its last frame needs none.
+        slack = options.records_a_read if is_from_source else 0
         if (
             sent[0] - consumed[0] >= options.credit_records + slack
             or sent[1] - consumed[1] >= options.credit_bytes + slack * RECORD_BYTES

@@ -265,6 +265,8 @@ class ReferenceSource:
             if read.records and not read.size and is_over:
                 return []
             stream.parts = deque(self._batches(stream, read.records))
+            if not all(map(self._may_send, stream.parts)):
+                return []
         frame = source_pb2.Frame(
             generation=self._generation, stream=stream.name, number=stream.frames + 1
         )

@@ -18,7 +18,12 @@ from bettong.program.source import SourceProgram
 from bettong.runtime import limits
 from bettong.runtime.batches import OutputRoute, Router, make_batches
 from bettong.runtime.credit import CreditLedger
-from bettong.runtime.source_stream import RememberedRead, SourceStream, StreamState
+from bettong.runtime.source_stream import (
+    RememberedRead,
+    SourceStream,
+    StreamState,
+    end_by_size,
+)
 from bettong.runtime.stage_runner import add_dead_letters
 from bettong.runtime.wire_errors import connector_error, fatal_error, record_error
 from bettong_proto.plugin.v1 import (
@@ -532,9 +537,10 @@ class SourceMachine:
     def _end_of_frame(self, read: RememberedRead, begin: int) -> int | None:
         """Return where the next frame of a read ends; None: it has to wait.
 
-        The first frame of a new read waits for the limit of uncommitted bytes, any
-        but the last of several for credit. Several batches of a channel go into one
-        frame only as far as each may be sent after the one before.
+        The first frame of a new read waits for the limit of uncommitted bytes, and
+        for credit on all channels of the read, since the last of several waits for
+        nothing; those between wait for credit on their own. Several batches of a
+        channel go into one frame only as far as each may be sent after the one before.
         """
         count = len(read.batches)
         if begin == count:
@@ -542,7 +548,9 @@ class SourceMachine:
         is_over = self._uncommitted_bytes >= self._uncommitted_bytes_max
         if begin == 0 and is_over and not read.was_counted:
             return None
-        by_size = _end_by_size(read.batches, begin)
+        if begin == 0 and not all(map(self._has_credit, read.batches)):
+            return None
+        by_size = end_by_size(read.batches, begin)
         if begin > 0 and by_size == count:
             return count
         end = begin
@@ -556,6 +564,9 @@ class SourceMachine:
             spent[channel] = (records + batch.count, size + len(batch.records))
             end += 1
         return None if end == begin else end
+
+    def _has_credit(self, batch: batch_pb2.Batch) -> bool:
+        return self._credit.may_send((batch.output, batch.target))
 
     def _is_current(self, generation: int) -> bool:
         if generation > self._generation > 0:
@@ -587,13 +598,3 @@ def _close_reader(stream: SourceStream) -> None:
         with contextlib.suppress(Exception):
             stream.reader.close()
         stream.reader = None
-
-
-def _end_by_size(batches: Sequence[batch_pb2.Batch], begin: int) -> int:
-    """Return where a frame that begins at `begin` is full; at least one batch."""
-    size = 0
-    for index in range(begin, len(batches)):
-        size += len(batches[index].records)
-        if size > limits.FRAME_BYTES_MAX and index > begin:
-            return index
-    return len(batches)

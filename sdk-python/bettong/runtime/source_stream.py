@@ -11,6 +11,7 @@ from enum import Enum
 
 from bettong.connector import Read, Reader
 from bettong.program.columns import SizeLimits
+from bettong.runtime import limits
 from bettong.runtime.batches import OutputRoute, make_batches, parse_columns
 from bettong_proto.plugin.v1 import batch_pb2
 
@@ -143,3 +144,13 @@ def _regroup(
     for batch in batches:
         columns = parse_columns(batch.records)
         yield from make_batches(columns, routes[batch.output], sizes, records_max)
+
+
+def end_by_size(batches: Sequence[batch_pb2.Batch], begin: int) -> int:
+    """Return where a frame that begins at `begin` is full; at least one batch."""
+    size = 0
+    for index in range(begin, len(batches)):
+        size += len(batches[index].records)
+        if size > limits.FRAME_BYTES_MAX and index > begin:
+            return index
+    return len(batches)
