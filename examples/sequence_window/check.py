@@ -40,7 +40,11 @@ class Checker:
         self.lines = 0
 
     def feed(self, lines: Iterable[str]) -> None:
-        """Check lines, without their newlines. Raises `WindowError` at the first bad one."""
+        """Check lines, without their newlines.
+
+        Raises:
+            WindowError: at the first that is not as it must be.
+        """
         last = self.last
         for line in lines:
             self.lines += 1
@@ -83,6 +87,8 @@ def _diagnosis(key: str, window: str, number: int) -> str:
         return f"{told}: the state was not that of the record before"
     if found < number:
         return f"{told}: {found} is repeated, or comes too late"
+    if found == number + 1:
+        return f"{told}: {number} is lost, or comes too late"
     return f"{told}: {number} to {found - 1} are lost, or come too late"
 
 

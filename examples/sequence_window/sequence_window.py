@@ -23,7 +23,7 @@ class Window:
 
 
 def number_of(index: int) -> tuple[int, int]:
-    """Return the key and the number of a record: each key counts 1, 2, 3 …"""
+    """Return the key and the number of a record: each key counts from 1."""
     return index % KEYS, index // KEYS + 1
 
 

@@ -1,6 +1,7 @@
 """Records on which user code fails: nothing is lost under any policy."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def output(yard: Yard) -> list[str]:
     [
         ("raise", "USER_CODE", ("window", f"key b'{BAD_KEY}'", "a bad day")),
         ("raise-early", "USER_CODE", ("split", "a bad day in the source")),
-        ("huge-output", "TOO_LARGE", ("window", f"key b'{BAD_KEY}'")),
+        ("huge-output", "TOO_LARGE", ("window", "1,048,577 bytes")),
         ("huge-state", "TOO_LARGE", ("window", f"key b'{BAD_KEY}'")),
     ],
 )
@@ -52,7 +53,7 @@ def test_under_fail_it_stops_and_once_mended_goes_on(
         assert run.ends() == 1, run
         for text in (code, *says, "Nothing is lost"):
             assert text in run.log(), run
-        assert "Traceback" in run.log()
+        assert ("Traceback" in run.log()) == mood.startswith("raise")
         assert undisturbed(COUNT, KEYS)[: len(output(yard))] == output(yard)
         assert len(output(yard)) <= BAD
 
@@ -60,11 +61,6 @@ def test_under_fail_it_stops_and_once_mended_goes_on(
     run = start(yard, source)
     assert run.ends() == 0, run
     assert output(yard) == undisturbed(COUNT, KEYS)
-
-
-def without_the_bad_one() -> dict[int, int]:
-    """Return the last number of each key, if one record leaves nothing behind."""
-    return {**dict.fromkeys(range(KEYS), COUNT // KEYS)}
 
 
 def windows_of_others(lines: list[str]) -> list[str]:
@@ -78,7 +74,7 @@ def test_under_skip_it_leaves_nothing_behind(yard: Yard, mood: str) -> None:
     assert run.ends() == 0, run
 
     assert_only_the_bad_one_is_missing(output(yard))
-    assert "record_skipped" in run.log() or "skipped" in run.log(), run
+    assert re.search(r"records_skipped +count=1\n", run.log()), run
 
 
 def test_under_dead_letter_it_is_told_in_full(yard: Yard) -> None:
@@ -109,7 +105,7 @@ def test_oversize_line_stops_the_source_naming_file_and_byte(yard: Yard) -> None
     assert run.ends() == 1, run
     for text in ("TOO_LARGE", str(source), str(at), "Nothing is lost"):
         assert text in run.log(), run
-    assert output(yard) == undisturbed(BAD, KEYS)
+    assert output(yard) == undisturbed(BAD, KEYS)[: len(output(yard))]
 
     source.write_text("".join(lines))
     run = start(yard, source)
@@ -125,4 +121,5 @@ def assert_only_the_bad_one_is_missing(lines: list[str]) -> None:
     numbers = [n for n in range(1, COUNT // KEYS + 1) if n != BAD_NUMBER]
     padded = [0, 0, 0, *numbers]
     assert mine == [f"{BAD_KEY} {padded[i : i + 4]}" for i in range(len(numbers))]
-    assert check_continuously(others) and window_of(1) == "[0, 0, 0, 1]"
+    assert check_continuously(others)
+    assert window_of(1) == "[0, 0, 0, 1]"

@@ -70,7 +70,8 @@ def test_word_count_is_shown_as_a_table(tmp_path: Path) -> None:
 
     assert "482 updates, 238 distinct words" in shown
     rows = [line.split() for line in shown.splitlines()]
-    assert [row for row in rows if "the" in row] == [["│", "the", "│", "37", "│"]]
+    (the,) = (row for row in rows if row[1:2] == ["the"])
+    assert the[3] == "37"
     assert sum("│" in row for row in rows) == 20
 
 

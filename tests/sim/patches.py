@@ -30,8 +30,10 @@ def always(value: Any) -> Any:
 def with_own_generation(original: Any) -> Any:
     """The message counts as one of the generation that runs."""
 
-    def patched(self: Worker, instance: Any, generation: Any, *args: Any) -> Any:
-        return original(self, instance, self.generation, *args)
+    def patched(
+        self: Worker, instance: Any, generation: Any, *args: Any, **rest: Any
+    ) -> Any:
+        return original(self, instance, self.generation, *args, **rest)
 
     return patched
 

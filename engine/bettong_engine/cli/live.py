@@ -68,6 +68,7 @@ async def show_plain(engine: Engine) -> None:
             epoch=status.committed_epoch,
             records_in=status.records_in,
             records_out=status.records_out,
+            records_skipped=status.records_skipped,
             commit_latency_p50_ms=_latency(status, "p50"),
             commit_latency_p99_ms=_latency(status, "p99"),
         )

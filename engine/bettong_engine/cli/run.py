@@ -12,7 +12,7 @@ from rich.console import Console
 from bettong_engine.cli.live import LineBoard, show_live, show_plain
 from bettong_engine.cli.serve import serve
 from bettong_engine.errors import ConfigError
-from bettong_engine.runtime.engine import Ending, EngineEnd
+from bettong_engine.runtime.ending import Ending, EngineEnd
 from bettong_engine.runtime.options import EngineOptions
 from bettong_engine.runtime.supervisor import PluginSpec
 

@@ -15,7 +15,8 @@ import structlog
 
 from bettong_engine.errors import ConfigError
 from bettong_engine.net.admin import AdminHost
-from bettong_engine.runtime.engine import Engine, EngineEnd
+from bettong_engine.runtime.ending import EngineEnd
+from bettong_engine.runtime.engine import Engine
 from bettong_engine.runtime.options import EngineOptions
 from bettong_engine.runtime.startup import Application
 from bettong_engine.runtime.status import status_of

@@ -40,6 +40,8 @@ class Frame:
     is_end: bool = False
     records_read: int = 0
     bytes: int = 0
+    # By the policy "skip", in steps fused into the source.
+    records_skipped: int = 0
 
     @property
     def is_mark(self) -> bool:

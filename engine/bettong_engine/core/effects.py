@@ -178,6 +178,7 @@ class EpochReport:
     records_read: int
     outputs: int
     output_bytes: int
+    records_skipped: int = 0
 
 
 Effect = (

@@ -35,6 +35,8 @@ class OpenEpoch:
     # Of every partition that the epoch changed, once it is prepared.
     digests: dict[int, bytes] = field(default_factory=dict)
     records_read: int = 0
+    # By the policy "skip".
+    records_skipped: int = 0
     is_prepared: bool = False
 
     @property

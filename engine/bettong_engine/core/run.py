@@ -111,6 +111,7 @@ class Run:
                 if entry.opened_ms is None:
                     entry.opened_ms = now_ms
                 entry.records_read += item.frame.records_read
+                entry.records_skipped += item.frame.records_skipped
                 for batch in item.frame.batches:
                     routed = self.flow.on_source_batch(item.source, batch, item.epoch)
                     effects += self.on_flow(routed)

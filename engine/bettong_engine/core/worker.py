@@ -1,8 +1,7 @@
 """One worker: partitions, plugins and the epochs between them.
 
-Holds the committed state of its partitions, runs the record paths of the current
-generation, gathers what each epoch changed, and obeys the coordinator. A message of
-an older generation changes nothing, whoever sends it.
+Holds committed state, runs the current generation, and obeys the coordinator. A
+message of an older generation changes nothing, whoever sends it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -354,6 +353,8 @@ class Worker:
         epoch: Epoch,
         stage: int,
         flush_cpu_us: int,
+        *,
+        records_skipped: int = 0,
     ) -> list[Effect]:
         """Learn that a stage has finished an epoch."""
         run = self._run_of(generation)
@@ -361,7 +362,9 @@ class Worker:
             return []
         with run.broken_by_error():
             found = run.flow.on_stage_ack(instance, stage, epoch)
-            run.ledger.of(epoch).flush_cpu_us += flush_cpu_us
+            entry = run.ledger.of(epoch)
+            entry.flush_cpu_us += flush_cpu_us
+            entry.records_skipped += records_skipped
             return run.on_flow(found) + run.prepare_complete() + self._settle()
 
     # Sinks.
@@ -544,6 +547,7 @@ class Worker:
             entry.records_read,
             sum(b.count for b in batches),
             entry.output_bytes,
+            entry.records_skipped,
         )
         return [*effects, report]
 

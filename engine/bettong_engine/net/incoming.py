@@ -102,6 +102,7 @@ def compute_request(
                 Epoch(ack.epoch),
                 ack.stage,
                 ack.flush_cpu_us,
+                records_skipped=ack.records_skipped,
             )
         case "state_get":
             effects += _state_get(worker, instance, request.state_get)

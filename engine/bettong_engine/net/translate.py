@@ -171,6 +171,7 @@ def frame_of(frame: source_pb2.Frame) -> Frame:
         frame.end,
         frame.records_read,
         sum(len(b.records) for b in batches),
+        frame.records_skipped,
     )
 
 

@@ -10,8 +10,6 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import grpc
@@ -48,6 +46,7 @@ from bettong_engine.net.records import check_records, make_dead_letter, split_re
 from bettong_engine.net.settings import SERVER_OPTIONS
 from bettong_engine.runtime.clock import Clock
 from bettong_engine.runtime.compaction import Compaction
+from bettong_engine.runtime.ending import Ending, EngineEnd
 from bettong_engine.runtime.meter import Meter
 from bettong_engine.runtime.options import EngineOptions
 from bettong_engine.runtime.plugin_logs import write_plugin_logs
@@ -75,23 +74,6 @@ _TOLD_STATES = (
     CoordinatorState.FINISHED,
     CoordinatorState.DEPOSED,
 )
-
-
-class Ending(Enum):
-    """Why an engine stopped running."""
-
-    FINISHED = "finished"
-    DRAINED = "drained"
-    PAUSED = "paused"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineEnd:
-    """How it ended, and for PAUSED and FAILED why."""
-
-    ending: Ending
-    cause: Cause | None = None
 
 
 class Engine:
@@ -143,6 +125,7 @@ class Engine:
         self._queue: deque[Effect | CoordinatorEffect] = deque()
         self._is_performing = False
         self._is_stopping = False
+        self._is_closing = False
 
     # Life.
 
@@ -195,6 +178,9 @@ class Engine:
 
     async def stop(self) -> None:
         """End plugins, server and store, in this order."""
+        if self.meter.records_skipped:
+            log.warning("records_skipped", count=self.meter.records_skipped)
+        self._is_closing = True
         for session in list(self.host.sessions.values()):
             self._shut_down(session, "the engine stops")
         await self.supervisor.wait_ended(SHUTDOWN_TIMEOUT_S)
@@ -219,13 +205,16 @@ class Engine:
     # Sessions.
 
     async def on_session(self, session: Session) -> None:
-        """Log that a plugin was admitted."""
+        """Log that a plugin was admitted; send it away if the engine stops."""
         log.info(
             "plugin_admitted",
             plugin=session.name,
             pid=session.hello.pid,
             sdk=session.hello.sdk,
         )
+        if self._is_closing:
+            # It was late: those before it have been told.
+            self._shut_down(session, "the engine stops")
 
     async def on_registered(
         self, session: Session, request: control_pb2.RegisterApplication
@@ -569,6 +558,7 @@ class Engine:
             records_in=report.records_read,
             records_out=report.outputs,
             output_bytes=report.output_bytes,
+            records_skipped=report.records_skipped,
         )
         self.supervisor.on_progress()
         if self._compaction is not None:

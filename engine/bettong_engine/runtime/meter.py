@@ -16,6 +16,8 @@ class Meter:
 
     records_in: int = 0
     records_out: int = 0
+    # By the policy "skip".
+    records_skipped: int = 0
     output_bytes: int = 0
     epochs: int = 0
     # (time, records in, records out, latency to commit) of committed epochs.
@@ -29,11 +31,13 @@ class Meter:
         records_in: int,
         records_out: int,
         output_bytes: int,
+        records_skipped: int = 0,
     ) -> None:
         """Count a committed epoch. Latency: from its first frame to its commit."""
         self.epochs += 1
         self.records_in += records_in
         self.records_out += records_out
+        self.records_skipped += records_skipped
         self.output_bytes += output_bytes
         latency_ms = None if opened_ms is None else now_ms - opened_ms
         self._recent.append((now_ms, records_in, records_out, latency_ms))

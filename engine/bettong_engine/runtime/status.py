@@ -29,6 +29,7 @@ def status_of(engine: "Engine") -> admin_pb2.StatusResponse:
         uptime_ms=now_ms - engine.started_ms,
         records_in=meter.records_in,
         records_out=meter.records_out,
+        records_skipped=meter.records_skipped,
         records_in_per_second=rate_in,
         records_out_per_second=rate_out,
         epochs_per_second=rate_epochs,

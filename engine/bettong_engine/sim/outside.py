@@ -197,6 +197,9 @@ class Outside:
             if self.rng.random() < 0.5:
                 raise TargetError("no answer")
         target.records += outputs
+        if not self._is_exact(sink):
+            # It gets outputs again, and loses none that it had.
+            sequence = max(sequence, target.sequence)
         target.history, target.sequence = history, sequence
         if outputs:
             self.watch.on_written(sink, partition, outputs)

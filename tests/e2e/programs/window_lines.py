@@ -18,7 +18,7 @@ import bettong as bt
 INPUT, OUTPUT = sys.argv[1:3]
 WORDS = dict(word.partition("=")[::2] for word in sys.argv[3:])
 MEND = Path(WORDS.get("mend", "/nowhere/at/all"))
-HUGE = "x" * (1 << 20)
+HUGE = "x" * ((1 << 20) + 1)
 
 
 def split(line: str) -> list[str]:
@@ -31,9 +31,9 @@ def split(line: str) -> list[str]:
 
 def window(key: str, value: list[str], state: list[Any]) -> str:
     """Keep the last four numbers; show them."""
-    state.append(int(value[1]))
-    del state[:-4]
-    shown = f"{key} {[0] * (4 - len(state)) + state}"
+    numbers = [*(n for n in state if n != HUGE), int(value[1])][-4:]
+    state[:] = [*(n for n in state if n == HUGE), *numbers]
+    shown = f"{key} {[0] * (4 - len(numbers)) + numbers}"
     mood = value[2] if len(value) > 2 and not MEND.exists() else ""
     if mood == "raise":
         raise ValueError("a bad day")
@@ -45,7 +45,7 @@ def window(key: str, value: list[str], state: list[Any]) -> str:
     if mood == "huge-output":
         return HUGE
     if mood == "huge-state":
-        state[:] = [HUGE]
+        state.insert(0, HUGE)
     if mood == "flood":
         for _ in range(200):
             print("stdout " * 20, flush=False)

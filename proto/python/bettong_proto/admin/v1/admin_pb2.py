@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62\x65ttong/admin/v1/admin.proto\x12\x10\x62\x65ttong.admin.v1\"\x0f\n\rStatusRequest\"\xe1\x04\n\x0eStatusResponse\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x17\n\x0f\x63ommitted_epoch\x18\x04 \x01(\x04\x12\x13\n\x0bopen_epochs\x18\x05 \x01(\r\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\x12\x14\n\x0c\x63\x61use_detail\x18\x07 \x01(\t\x12\x15\n\rstore_trouble\x18\x08 \x01(\t\x12\x11\n\tuptime_ms\x18\t \x01(\x04\x12\x12\n\nrecords_in\x18\n \x01(\x04\x12\x13\n\x0brecords_out\x18\x0b \x01(\x04\x12\x1d\n\x15records_in_per_second\x18\x0c \x01(\x01\x12\x1e\n\x16records_out_per_second\x18\r \x01(\x01\x12\x19\n\x11\x65pochs_per_second\x18\x0e \x01(\x01\x12\"\n\x15\x63ommit_latency_p50_ms\x18\x0f \x01(\rH\x00\x88\x01\x01\x12\"\n\x15\x63ommit_latency_p99_ms\x18\x10 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04keys\x18\x11 \x01(\x04\x12/\n\x07sources\x18\x12 \x03(\x0b\x32\x1e.bettong.admin.v1.SourceStatus\x12+\n\x05sinks\x18\x13 \x03(\x0b\x32\x1c.bettong.admin.v1.SinkStatus\x12/\n\x07plugins\x18\x14 \x03(\x0b\x32\x1e.bettong.admin.v1.PluginStatusB\x18\n\x16_commit_latency_p50_msB\x18\n\x16_commit_latency_p99_ms\"\x8d\x01\n\x0cSourceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x14\n\x0cstreams_open\x18\x03 \x01(\r\x12\x15\n\rstreams_ended\x18\x04 \x01(\r\x12/\n\x07streams\x18\x05 \x03(\x0b\x32\x1e.bettong.admin.v1.StreamStatus\"?\n\x0cStreamStatus\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x0c\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"\x9d\x01\n\nSinkStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x1a\n\x12\x63ommitted_sequence\x18\x04 \x01(\x04\x12\x18\n\x10\x64urable_sequence\x18\x05 \x01(\x04\x12\x15\n\rbacklog_bytes\x18\x06 \x01(\x04\x12\x12\n\nlast_error\x18\x07 \x01(\t\"{\n\x0cPluginStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x0f\n\x07\x62usy_ms\x18\x05 \x01(\r\x12\x11\n\tbusy_step\x18\x06 \x01(\t\x12\x0b\n\x03sdk\x18\x07 \x01(\t\"\x0f\n\rResumeRequest\"\x10\n\x0eResumeResponse\"\x0e\n\x0c\x44rainRequest\"\x0f\n\rDrainResponse2\xeb\x01\n\x05\x41\x64min\x12K\n\x06Status\x12\x1f.bettong.admin.v1.StatusRequest\x1a .bettong.admin.v1.StatusResponse\x12K\n\x06Resume\x12\x1f.bettong.admin.v1.ResumeRequest\x1a .bettong.admin.v1.ResumeResponse\x12H\n\x05\x44rain\x12\x1e.bettong.admin.v1.DrainRequest\x1a\x1f.bettong.admin.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62\x65ttong/admin/v1/admin.proto\x12\x10\x62\x65ttong.admin.v1\"\x0f\n\rStatusRequest\"\xfa\x04\n\x0eStatusResponse\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x17\n\x0f\x63ommitted_epoch\x18\x04 \x01(\x04\x12\x13\n\x0bopen_epochs\x18\x05 \x01(\r\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\x12\x14\n\x0c\x63\x61use_detail\x18\x07 \x01(\t\x12\x15\n\rstore_trouble\x18\x08 \x01(\t\x12\x11\n\tuptime_ms\x18\t \x01(\x04\x12\x12\n\nrecords_in\x18\n \x01(\x04\x12\x13\n\x0brecords_out\x18\x0b \x01(\x04\x12\x1d\n\x15records_in_per_second\x18\x0c \x01(\x01\x12\x1e\n\x16records_out_per_second\x18\r \x01(\x01\x12\x19\n\x11\x65pochs_per_second\x18\x0e \x01(\x01\x12\"\n\x15\x63ommit_latency_p50_ms\x18\x0f \x01(\rH\x00\x88\x01\x01\x12\"\n\x15\x63ommit_latency_p99_ms\x18\x10 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04keys\x18\x11 \x01(\x04\x12/\n\x07sources\x18\x12 \x03(\x0b\x32\x1e.bettong.admin.v1.SourceStatus\x12+\n\x05sinks\x18\x13 \x03(\x0b\x32\x1c.bettong.admin.v1.SinkStatus\x12/\n\x07plugins\x18\x14 \x03(\x0b\x32\x1e.bettong.admin.v1.PluginStatus\x12\x17\n\x0frecords_skipped\x18\x15 \x01(\x04\x42\x18\n\x16_commit_latency_p50_msB\x18\n\x16_commit_latency_p99_ms\"\x8d\x01\n\x0cSourceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x14\n\x0cstreams_open\x18\x03 \x01(\r\x12\x15\n\rstreams_ended\x18\x04 \x01(\r\x12/\n\x07streams\x18\x05 \x03(\x0b\x32\x1e.bettong.admin.v1.StreamStatus\"?\n\x0cStreamStatus\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x0c\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"\x9d\x01\n\nSinkStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x1a\n\x12\x63ommitted_sequence\x18\x04 \x01(\x04\x12\x18\n\x10\x64urable_sequence\x18\x05 \x01(\x04\x12\x15\n\rbacklog_bytes\x18\x06 \x01(\x04\x12\x12\n\nlast_error\x18\x07 \x01(\t\"{\n\x0cPluginStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x0f\n\x07\x62usy_ms\x18\x05 \x01(\r\x12\x11\n\tbusy_step\x18\x06 \x01(\t\x12\x0b\n\x03sdk\x18\x07 \x01(\t\"\x0f\n\rResumeRequest\"\x10\n\x0eResumeResponse\"\x0e\n\x0c\x44rainRequest\"\x0f\n\rDrainResponse2\xeb\x01\n\x05\x41\x64min\x12K\n\x06Status\x12\x1f.bettong.admin.v1.StatusRequest\x1a .bettong.admin.v1.StatusResponse\x12K\n\x06Resume\x12\x1f.bettong.admin.v1.ResumeRequest\x1a .bettong.admin.v1.ResumeResponse\x12H\n\x05\x44rain\x12\x1e.bettong.admin.v1.DrainRequest\x1a\x1f.bettong.admin.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=50
   _globals['_STATUSREQUEST']._serialized_end=65
   _globals['_STATUSRESPONSE']._serialized_start=68
-  _globals['_STATUSRESPONSE']._serialized_end=677
-  _globals['_SOURCESTATUS']._serialized_start=680
-  _globals['_SOURCESTATUS']._serialized_end=821
-  _globals['_STREAMSTATUS']._serialized_start=823
-  _globals['_STREAMSTATUS']._serialized_end=886
-  _globals['_SINKSTATUS']._serialized_start=889
-  _globals['_SINKSTATUS']._serialized_end=1046
-  _globals['_PLUGINSTATUS']._serialized_start=1048
-  _globals['_PLUGINSTATUS']._serialized_end=1171
-  _globals['_RESUMEREQUEST']._serialized_start=1173
-  _globals['_RESUMEREQUEST']._serialized_end=1188
-  _globals['_RESUMERESPONSE']._serialized_start=1190
-  _globals['_RESUMERESPONSE']._serialized_end=1206
-  _globals['_DRAINREQUEST']._serialized_start=1208
-  _globals['_DRAINREQUEST']._serialized_end=1222
-  _globals['_DRAINRESPONSE']._serialized_start=1224
-  _globals['_DRAINRESPONSE']._serialized_end=1239
-  _globals['_ADMIN']._serialized_start=1242
-  _globals['_ADMIN']._serialized_end=1477
+  _globals['_STATUSRESPONSE']._serialized_end=702
+  _globals['_SOURCESTATUS']._serialized_start=705
+  _globals['_SOURCESTATUS']._serialized_end=846
+  _globals['_STREAMSTATUS']._serialized_start=848
+  _globals['_STREAMSTATUS']._serialized_end=911
+  _globals['_SINKSTATUS']._serialized_start=914
+  _globals['_SINKSTATUS']._serialized_end=1071
+  _globals['_PLUGINSTATUS']._serialized_start=1073
+  _globals['_PLUGINSTATUS']._serialized_end=1196
+  _globals['_RESUMEREQUEST']._serialized_start=1198
+  _globals['_RESUMEREQUEST']._serialized_end=1213
+  _globals['_RESUMERESPONSE']._serialized_start=1215
+  _globals['_RESUMERESPONSE']._serialized_end=1231
+  _globals['_DRAINREQUEST']._serialized_start=1233
+  _globals['_DRAINREQUEST']._serialized_end=1247
+  _globals['_DRAINRESPONSE']._serialized_start=1249
+  _globals['_DRAINRESPONSE']._serialized_end=1264
+  _globals['_ADMIN']._serialized_start=1267
+  _globals['_ADMIN']._serialized_end=1502
 # @@protoc_insertion_point(module_scope)

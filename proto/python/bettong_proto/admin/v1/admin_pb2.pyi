@@ -57,6 +57,7 @@ class StatusResponse(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     SINKS_FIELD_NUMBER: _builtins.int
     PLUGINS_FIELD_NUMBER: _builtins.int
+    RECORDS_SKIPPED_FIELD_NUMBER: _builtins.int
     application: _builtins.str
     """Empty until a plugin has registered an application."""
     state: _builtins.str
@@ -79,6 +80,8 @@ class StatusResponse(_message.Message):
     """From the first frame of an epoch to its commit, of the last 10 s."""
     commit_latency_p99_ms: _builtins.int
     keys: _builtins.int
+    records_skipped: _builtins.int
+    """On which user code failed, under the policy "skip". Since the engine began."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceStatus]: ...
     @_builtins.property
@@ -108,10 +111,11 @@ class StatusResponse(_message.Message):
         sources: _abc.Iterable[Global___SourceStatus] | None = ...,
         sinks: _abc.Iterable[Global___SinkStatus] | None = ...,
         plugins: _abc.Iterable[Global___PluginStatus] | None = ...,
+        records_skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_commit_latency_p50_ms", b"_commit_latency_p50_ms", "_commit_latency_p99_ms", b"_commit_latency_p99_ms", "commit_latency_p50_ms", b"commit_latency_p50_ms", "commit_latency_p99_ms", b"commit_latency_p99_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_commit_latency_p50_ms", b"_commit_latency_p50_ms", "_commit_latency_p99_ms", b"_commit_latency_p99_ms", "application", b"application", "cause", b"cause", "cause_detail", b"cause_detail", "commit_latency_p50_ms", b"commit_latency_p50_ms", "commit_latency_p99_ms", b"commit_latency_p99_ms", "committed_epoch", b"committed_epoch", "epochs_per_second", b"epochs_per_second", "generation", b"generation", "keys", b"keys", "open_epochs", b"open_epochs", "plugins", b"plugins", "records_in", b"records_in", "records_in_per_second", b"records_in_per_second", "records_out", b"records_out", "records_out_per_second", b"records_out_per_second", "sinks", b"sinks", "sources", b"sources", "state", b"state", "store_trouble", b"store_trouble", "uptime_ms", b"uptime_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_commit_latency_p50_ms", b"_commit_latency_p50_ms", "_commit_latency_p99_ms", b"_commit_latency_p99_ms", "application", b"application", "cause", b"cause", "cause_detail", b"cause_detail", "commit_latency_p50_ms", b"commit_latency_p50_ms", "commit_latency_p99_ms", b"commit_latency_p99_ms", "committed_epoch", b"committed_epoch", "epochs_per_second", b"epochs_per_second", "generation", b"generation", "keys", b"keys", "open_epochs", b"open_epochs", "plugins", b"plugins", "records_in", b"records_in", "records_in_per_second", b"records_in_per_second", "records_out", b"records_out", "records_out_per_second", b"records_out_per_second", "records_skipped", b"records_skipped", "sinks", b"sinks", "sources", b"sources", "state", b"state", "store_trouble", b"store_trouble", "uptime_ms", b"uptime_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__commit_latency_p50_ms: _TypeAlias = _typing.Literal["commit_latency_p50_ms"]  # noqa: Y015
     _WhichOneofArgType__commit_latency_p50_ms: _TypeAlias = _typing.Literal["_commit_latency_p50_ms", b"_commit_latency_p50_ms"]  # noqa: Y015
