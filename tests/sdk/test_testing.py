@@ -253,6 +253,45 @@ def test_names_that_do_not_exist_are_told_with_those_that_do() -> None:
     assert repr(result) == "Result({'counts': ['a => 1']})"
 
 
+def test_stateful_steps_without_state_get_no_state() -> None:
+    def shout(key: str, word: str) -> str:
+        return f"{key}: {word}!"
+
+    def time(key: str, text: str, context: bt.Context[str, Any]) -> str:
+        assert context.state is None
+        return f"{text} {context.processing_time_us}"
+
+    app = bt.App("app")
+    (
+        app.source("in", Lines())
+        .key_by(lambda word: word[0])
+        .stateful(shout)
+        .stateful(time)
+        .sink("out", Target(bt.text))
+    )
+
+    result = run_in_memory(app, {"in": ["ab", Crash(), "cd"]}, start_us=7)
+
+    assert result["out"] == ["a: ab! 7", "c: cd! 7"]
+    with pytest.raises(KeyError, match="step 'shout' has no state="):
+        result.state("shout")
+
+
+def test_collected_values_are_what_they_were_also_after_a_crash() -> None:
+    app = bt.App("app")
+    (
+        app.source("in", Lines(bt.msgpack(Count)))
+        .key_by(lambda value: "k", key=str)
+        .collect(2)
+        .map(lambda values: [type(value).__name__ for value in values])
+        .sink("out", Target())
+    )
+
+    result = run_in_memory(app, {"in": [Count(1), EndOfEpoch(), Crash(), Count(2)]})
+
+    assert result["out"] == [["Count", "Count"]]
+
+
 def test_state_that_is_deleted_is_gone() -> None:
     def close(key: str, word: str, state: Count, context: bt.Context[str, Any]) -> None:
         state.count += 1

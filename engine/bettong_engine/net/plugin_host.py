@@ -342,13 +342,14 @@ class PluginHost(grpc.GenericRpcHandler):
             if silent_ms > limits.ping_timeout_ms:
                 raise ProtocolError(
                     "PLUGIN_SILENT",
-                    f"{session.name} has not answered a ping for {silent_ms:.0f} ms",
+                    f"no answer to a ping for {silent_ms:.0f} ms; the limit is"
+                    f" {limits.ping_timeout_ms} ms",
                 )
             if session.busy_ms > limits.batch_timeout_ms:
                 raise ProtocolError(
                     "BATCH_TIMEOUT",
-                    f"{session.name} has been in step {session.busy_step!r} for"
-                    f" {session.busy_ms} ms; the limit is {limits.batch_timeout_ms} ms",
+                    f"step {session.busy_step!r} has been busy for {session.busy_ms} ms;"
+                    f" the limit is {limits.batch_timeout_ms} ms",
                 )
 
     # Data streams.

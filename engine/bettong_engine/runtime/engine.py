@@ -47,6 +47,7 @@ from bettong_engine.net.settings import SERVER_OPTIONS
 from bettong_engine.runtime.clock import Clock
 from bettong_engine.runtime.compaction import Compaction
 from bettong_engine.runtime.ending import Ending, EngineEnd
+from bettong_engine.runtime.hang_watch import HANGS_MAX, HangWatch
 from bettong_engine.runtime.meter import Meter
 from bettong_engine.runtime.options import EngineOptions
 from bettong_engine.runtime.plugin_logs import write_plugin_logs
@@ -122,6 +123,7 @@ class Engine:
             asyncio.get_running_loop().create_future()
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._hangs = HangWatch(options.host.batch_timeout_ms)
         self._queue: deque[Effect | CoordinatorEffect] = deque()
         self._is_performing = False
         self._is_stopping = False
@@ -301,6 +303,10 @@ class Engine:
         )
         if cause.code in ("PLUGIN_SILENT", "BATCH_TIMEOUT"):
             self.supervisor.kill(session.ticket.plugin, cause)
+        if cause.code == "BATCH_TIMEOUT" and self._hangs.on_timeout(
+            session.name, self.clock.now_ms()
+        ):
+            self._pause(_hang(cause))
 
     def on_plugin_error(self, session: Session, error: error_pb2.Error) -> None:
         """Apply the class of what a plugin reports about itself."""
@@ -583,3 +589,11 @@ class Engine:
         now_ms = self.clock.now_ms()
         self._queue.extend(self.worker.on_tick(now_ms))
         self._perform(self.coordinator.on_tick(now_ms))
+
+
+def _hang(cause: Cause) -> Cause:
+    return Cause(
+        cause.code,
+        f"{cause.message}; it was the {HANGS_MAX}rd time in a row, so the same input"
+        " is to blame: mend the step, or raise batch_timeout_ms, and resume",
+    )
