@@ -93,7 +93,8 @@ def test_flood_on_stdout_and_stderr_holds_nothing_up(yard: Yard) -> None:
 
     assert run.ends() == 0, run
     assert lines_of(yard) == undisturbed(40, KEYS)
-    printed = run.stdout.read_text()
+    # Very long lines are cut, but nothing of them is lost.
+    printed = run.stdout.read_text().replace("\n", "")
     assert printed.count("stdout " * 20) >= 40 * 200
     assert printed.count("one line without an end") == 40 * 10_000
     assert run.log().count("stderr " * 20) >= 40 * 200

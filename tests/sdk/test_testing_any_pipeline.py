@@ -82,7 +82,10 @@ class Builder:
         return f"{kind}{self._count}"
 
     def map(self, stream: Stream) -> Stream:
-        return stream.map(lambda v: v.via("m", v.number + 1), codec=bt.msgpack(Value))
+        def increase(value: Value) -> Value:
+            return value.via("m", value.number + 1)
+
+        return stream.map(increase)
 
     def filter(self, stream: Stream) -> Stream:
         return stream.filter(lambda value: value.number % 3)
@@ -91,7 +94,7 @@ class Builder:
         def split(value: Value) -> list[Value]:
             return [value.via(f"f{i}", value.number + i) for i in range(2)]
 
-        return stream.flat_map(split, codec=bt.msgpack(Value))
+        return stream.flat_map(split)
 
     def add(self, stream: Stream) -> Stream:
         return by_number(stream).stateful(
@@ -102,19 +105,25 @@ class Builder:
         return by_number(stream).stateful(last, state=Sum, name=self._name("last"))
 
     def collect(self, stream: Stream) -> Stream:
-        lists = by_number(stream).collect(2, name=self._name("collect"))
-        return lists.map(
-            lambda values: values[0].via(f"c{values[1].path}"), codec=bt.msgpack(Value)
-        )
+        def join(values: list[Value]) -> Value:
+            return values[0].via(f"c{values[1].path}")
+
+        return by_number(stream).collect(2, name=self._name("collect")).map(join)
 
     def diamond(self, stream: Stream) -> Stream:
+        def odd(value: Value) -> Value:
+            return value.via("odd")
+
         arms = stream.branch(lambda v: "odd" if v.number % 2 else "even", _ARMS)
-        odd = arms["odd"].map(lambda v: v.via("odd"), codec=bt.msgpack(Value))
-        return bt.merge(odd, arms["even"])
+        return bt.merge(arms["odd"].map(odd), arms["even"])
 
 
 _ARMS = ("odd", "even")
 STEPS = ("map", "filter", "flat_map", "add", "last", "collect", "diamond")
+
+
+def same(value: Value) -> Value:
+    return value
 
 
 def build(steps: list[str], **options: Any) -> bt.App:
@@ -123,7 +132,7 @@ def build(steps: list[str], **options: Any) -> bt.App:
     values = bt.msgpack(Value)
     stream: Stream = bt.merge(
         *(app.source(name, Lines(values)) for name in ("left", "right"))
-    ).map(lambda value: value, codec=values, name="head")
+    ).map(same, name="head")
     for step in steps:
         add_step: Callable[[Stream], Stream] = getattr(builder, step)
         stream = add_step(stream)

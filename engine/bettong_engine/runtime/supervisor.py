@@ -209,7 +209,7 @@ class Supervisor:
                     return
             except asyncio.LimitOverrunError as error:
                 line = await reader.readexactly(error.consumed)
-            text = line.decode(errors="replace").rstrip()
+            text = line.decode(errors="replace").rstrip("\r\n")
             plugin.last_words.append(text)
             self._on_line(plugin.spec.name, name, text)
 
