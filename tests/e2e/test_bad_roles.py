@@ -378,7 +378,9 @@ def test_role_that_vanishes_is_taken_over(raw: RawPipeline, role: str) -> None:
     gone.close()
     raw.serve(role)
 
-    raw.finishes_exactly()
+    # For a moment the engine may know two computations: the old one's end and the
+    # new one's arrival come on different connections.
+    raw.finishes_exactly(in_order=role != COMPUTE)
 
 
 def test_messages_of_an_older_generation_change_nothing(raw: RawPipeline) -> None:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.windows import check_continuously, undisturbed
 from tests.e2e.yard import (
     COMPUTE,

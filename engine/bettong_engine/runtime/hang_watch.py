@@ -19,7 +19,9 @@ class HangWatch:
 
     def on_timeout(self, plugin: str, now_ms: int) -> bool:
         """Return whether this is one too many: a person has to look."""
-        recent = [t for t in self._hangs.get(plugin, ()) if now_ms - t < self._memory_ms]
+        recent = [
+            t for t in self._hangs.get(plugin, ()) if now_ms - t < self._memory_ms
+        ]
         recent.append(now_ms)
         if len(recent) < HANGS_MAX:
             self._hangs[plugin] = recent
