@@ -348,8 +348,9 @@ class PluginHost(grpc.GenericRpcHandler):
             if session.busy_ms > limits.batch_timeout_ms:
                 raise ProtocolError(
                     "BATCH_TIMEOUT",
-                    f"step {session.busy_step!r} has been busy for {session.busy_ms} ms;"
-                    f" the limit is {limits.batch_timeout_ms} ms",
+                    f"step {session.busy_step!r} has been busy for"
+                    f" {session.busy_ms} ms; the limit is"
+                    f" {limits.batch_timeout_ms} ms",
                 )
 
     # Data streams.
